@@ -1,0 +1,176 @@
+// A heap over large regions of memory: two-level segregated fit (Masmano et al., 2004). Blocks are split on the way out
+// and joined with free neighbours on the way back, so the memory of one step serves the next, whatever its shapes.
+// Only addresses are handled here; the same code serves native memory and a WebAssembly memory.
+
+/** Every block starts and ends on a multiple of this: a cache line, and wider than any vector. */
+export const ALIGNMENT = 64;
+
+const SECOND_LEVEL_BITS = 4;
+const SECOND_LEVELS = 1 << SECOND_LEVEL_BITS;
+const FIRST_LEVELS = 48;
+
+interface Block {
+  address: number;
+  bytes: number;
+  free: boolean;
+  /** Neighbours in memory within a region. */
+  before: Block | undefined;
+  after: Block | undefined;
+  /** Neighbours in the free list of the block's class. */
+  previous: Block | undefined;
+  next: Block | undefined;
+}
+
+/** A heap's figures, in bytes but for `blocks`. */
+export interface HeapStats {
+  /** Bytes of blocks in use, rounded up to the alignment. */
+  readonly used: number;
+  /** The largest `used` so far. */
+  readonly peak: number;
+  /** Blocks in use. */
+  readonly blocks: number;
+  /** Bytes of all regions. */
+  readonly reserved: number;
+}
+
+/** Class of a block: floor(log2(bytes / 64)) and the next bits below. */
+function classOf(bytes: number): number {
+  const units = bytes / ALIGNMENT;
+  const first = Math.floor(Math.log2(units));
+  const second = Math.floor((units / 2 ** first - 1) * SECOND_LEVELS);
+  return first * SECOND_LEVELS + second;
+}
+
+export class Heap {
+  private readonly grow: (bytes: number) => { address: number; bytes: number };
+  private readonly lists: (Block | undefined)[] = new Array(FIRST_LEVELS * SECOND_LEVELS).fill(undefined);
+  private readonly inUse = new Map<number, Block>();
+  /** Last block of the most recent region, to join a region that begins where it ends. */
+  private last: Block | undefined;
+  private used = 0;
+  private peak = 0;
+  private reserved = 0;
+
+  /** @param grow gives a new 64-aligned region of at least the given bytes, or throws when there is none. */
+  constructor(grow: (bytes: number) => { address: number; bytes: number }) {
+    this.grow = grow;
+  }
+
+  /** A block of at least `bytes` bytes, 64-aligned, contents undefined. */
+  allocate(bytes: number): number {
+    const size = Math.max(1, Math.ceil(bytes / ALIGNMENT)) * ALIGNMENT;
+    let block = this.find(size);
+    if (block === undefined) {
+      this.addRegion(size);
+      block = this.find(size)!;
+    }
+    this.unlink(block);
+    block.free = false;
+    if (block.bytes > size) {
+      const rest = this.insertAfter(block, block.address + size, block.bytes - size);
+      block.bytes = size;
+      this.link(rest);
+    }
+    this.inUse.set(block.address, block);
+    this.used += size;
+    if (this.used > this.peak) this.peak = this.used;
+    return block.address;
+  }
+
+  free(address: number): void {
+    let block = this.inUse.get(address);
+    if (block === undefined) throw new Error(`[heap] free: no block is in use at address ${address}`);
+    this.inUse.delete(address);
+    this.used -= block.bytes;
+    const { before, after } = block;
+    if (after?.free) {
+      this.unlink(after);
+      this.absorb(block, after);
+    }
+    if (before?.free) {
+      this.unlink(before);
+      this.absorb(before, block);
+      block = before;
+    }
+    this.link(block);
+  }
+
+  /** Bytes of the block in use at `address`, or undefined when there is none: the bound of every kernel argument. */
+  sizeOf(address: number): number | undefined {
+    return this.inUse.get(address)?.bytes;
+  }
+
+  /** Calls back with every free range of at least `least` bytes, so that its pages can be given back. */
+  forEachFree(least: number, visit: (address: number, bytes: number) => void): void {
+    for (const head of this.lists) {
+      for (let block = head; block; block = block.next) if (block.bytes >= least) visit(block.address, block.bytes);
+    }
+  }
+
+  stats(): HeapStats {
+    return { used: this.used, peak: this.peak, blocks: this.inUse.size, reserved: this.reserved };
+  }
+
+  /** The smallest class whose first fitting block is found; only the first class needs a search within. */
+  private find(size: number): Block | undefined {
+    const { lists } = this;
+    let index = classOf(size);
+    for (let block = lists[index]; block; block = block.next) if (block.bytes >= size) return block;
+    for (index++; index < lists.length; index++) if (lists[index]) return lists[index];
+    return undefined;
+  }
+
+  private addRegion(bytes: number): void {
+    const region = this.grow(bytes);
+    this.reserved += region.bytes;
+    const { last } = this;
+    if (last && last.address + last.bytes === region.address) {
+      if (last.free) {
+        this.unlink(last);
+        last.bytes += region.bytes;
+        this.link(last);
+      } else {
+        this.link((this.last = this.insertAfter(last, region.address, region.bytes)));
+      }
+      return;
+    }
+    this.last = { ...region, free: true, before: undefined, after: undefined, previous: undefined, next: undefined };
+    this.link(this.last);
+  }
+
+  private insertAfter(block: Block, address: number, bytes: number): Block {
+    const { after } = block;
+    const inserted: Block = { address, bytes, free: true, before: block, after, previous: undefined, next: undefined };
+    block.after = inserted;
+    if (after) after.before = inserted;
+    if (this.last === block) this.last = inserted;
+    return inserted;
+  }
+
+  /** Joins `block` with its neighbour `after`. */
+  private absorb(block: Block, after: Block): void {
+    block.bytes += after.bytes;
+    block.after = after.after;
+    if (after.after) after.after.before = block;
+    if (this.last === after) this.last = block;
+  }
+
+  private link(block: Block): void {
+    const index = classOf(block.bytes);
+    const head = this.lists[index];
+    block.free = true;
+    block.previous = undefined;
+    block.next = head;
+    if (head) head.previous = block;
+    this.lists[index] = block;
+  }
+
+  private unlink(block: Block): void {
+    const { previous, next } = block;
+    if (previous) previous.next = next;
+    else this.lists[classOf(block.bytes)] = next;
+    if (next) next.previous = previous;
+    block.previous = undefined;
+    block.next = undefined;
+  }
+}

@@ -1,0 +1,119 @@
+// The ground that kernels stand on: processor, memory, code and threads, the same to the device whether kernels are
+// machine code (Bun) or WebAssembly (Node, browsers, hardened systems).
+import { native } from "#native";
+import { CodeMemory, CodeMemoryError } from "./code-memory.ts";
+import { defaultThreads } from "./cores.ts";
+import { type CpuInfo, detectCpu } from "./cpu-info.ts";
+import type { KernelFunction, NativeHost } from "./host.ts";
+import { chooseIsa, type Isa, IsaError } from "./isa.ts";
+import { type Memory, NativeMemory, WasmMemory } from "./memory.ts";
+import { type KernelIndex, WorkerPool } from "./pool.ts";
+
+export type { CpuFeatures, CpuInfo } from "./cpu-info.ts";
+export { type Isa, IsaError } from "./isa.ts";
+export { MappedFile } from "./mapped-file.ts";
+export { type Memory, MemoryError } from "./memory.ts";
+export { type KernelIndex, PoolError } from "./pool.ts";
+
+export interface RuntimeOptions {
+  /** Threads that compute; default: the physical cores this process may use. */
+  readonly threads?: number;
+  /** Tiers for which the caller can make kernels. */
+  readonly emitters: readonly Isa[];
+  /** Forces a tier; default: `TENSOR_ISA` of the environment, else the best. */
+  readonly isa?: string;
+}
+
+let refusalTold = false;
+
+/** The processor, when machine code may run here; a refusal is told once. */
+function probe(host: NativeHost | undefined): { cpu: CpuInfo; code: CodeMemory } | undefined {
+  if (!host) return undefined;
+  const code = new CodeMemory(host);
+  try {
+    return { cpu: detectCpu(host, code), code };
+  } catch (error) {
+    if (!(error instanceof CodeMemoryError)) throw error;
+    if (!refusalTold) console.warn(`${error.message}: using WebAssembly kernels, which are slower.`);
+    refusalTold = true;
+    return undefined;
+  }
+}
+
+export class Runtime {
+  readonly isa: Isa;
+  readonly threads: number;
+  /** Undefined where machine code cannot run. */
+  readonly cpu: CpuInfo | undefined;
+  readonly memory: Memory;
+  private readonly code: CodeMemory | undefined;
+  private readonly pool: WorkerPool;
+
+  /** @throws IsaError when the forced tier cannot run here */
+  constructor(options: RuntimeOptions) {
+    const probed = probe(native);
+    this.cpu = probed?.cpu;
+    const forced = options.isa ?? globalThis.process?.env?.TENSOR_ISA;
+    let emitters = options.emitters;
+    let isa = chooseIsa(this.cpu, emitters, forced);
+    if (isa === "amx" && !native!.requestTiles()) {
+      if (forced)
+        throw new IsaError("TENSOR_ISA=amx is impossible here: the system refuses the use of tile registers.");
+      emitters = emitters.filter((name) => name !== "amx");
+      isa = chooseIsa(this.cpu, emitters, forced);
+    }
+    this.isa = isa;
+    this.threads = options.threads ?? defaultThreads();
+    if (isa === "wasm") {
+      probed?.code.dispose();
+      const memory = new WasmMemory();
+      this.memory = memory;
+      this.pool = new WorkerPool({ threads: this.threads, memory: memory.memory });
+    } else {
+      this.code = probed!.code;
+      this.memory = new NativeMemory(native!);
+      this.pool = new WorkerPool({ threads: this.threads, prelude: native!.workerPrelude });
+    }
+  }
+
+  /**
+   * Makes a kernel runnable.
+   * @param code machine code with its entry at the first byte, or a WebAssembly module that imports `env.memory`
+   *   (shared, maximum 65,536 pages) and exports `kernel(args, begin, end)`
+   */
+  load(name: string, code: Uint8Array): KernelIndex {
+    if (this.code) {
+      const address = this.code.add(name, code);
+      return this.pool.register(name, native!.kernelAt(address), address, code.length);
+    }
+    const { memory } = this.memory as WasmMemory;
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(code as Uint8Array<ArrayBuffer>), {
+      env: { memory },
+    });
+    // The threads make their own instance from these bytes; they stay for the device's life.
+    const address = this.memory.allocate(code.length);
+    this.memory.u8(address, code.length).set(code);
+    return this.pool.register(name, instance.exports.kernel as KernelFunction, address, code.length);
+  }
+
+  /**
+   * Runs a kernel over items 0 … items−1 on all threads, in chunks; returns when all are done.
+   * @param args address of the kernel's arguments in `memory`
+   */
+  run(kernel: KernelIndex, args: number, items: number, chunk = 1): void {
+    this.pool.run(kernel, args, items, chunk);
+  }
+
+  /** The address of bytes that lie outside `memory`, or undefined where kernels cannot see them (WebAssembly). */
+  addressOf(bytes: Uint8Array): number | undefined {
+    // Short arrays move when their buffer is touched; only long ones and views of foreign memory have a lasting address.
+    return this.code && bytes.byteLength > 1000 ? native!.addressOf(bytes) : undefined;
+  }
+
+  /** Ends the threads, then unmaps code and memory. Typed arrays over the memory must not be used afterwards. */
+  async dispose(): Promise<void> {
+    await this.pool.close();
+    this.code?.dispose();
+    if (this.memory instanceof NativeMemory) this.memory.dispose();
+  }
+}

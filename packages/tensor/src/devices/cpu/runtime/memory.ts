@@ -1,0 +1,186 @@
+// The memory that kernels compute in, native or WebAssembly: blocks by address, and typed arrays over any range of it.
+import { Heap, type HeapStats } from "./heap.ts";
+import type { NativeHost } from "./host.ts";
+
+/** No memory is left, or a range lies outside what the device owns. */
+export class MemoryError extends Error {
+  override readonly name = "MemoryError";
+}
+
+/** Addresses are plain numbers: pointers natively, offsets into the WebAssembly memory otherwise. */
+export interface Memory {
+  /** Bytes of a pointer inside an argument block. */
+  readonly pointerBytes: 4 | 8;
+  /** A block of at least `bytes` bytes, 64-aligned, contents undefined. @throws MemoryError when there is none left. */
+  allocate(bytes: number): number;
+  free(address: number): void;
+  /** Bytes of the block that begins at `address`, undefined when none does. */
+  sizeOf(address: number): number | undefined;
+  /** The buffer that holds a range and the range's place in it. Ranges are at most 4 GiB. */
+  buffer(address: number, bytes: number): { buffer: ArrayBufferLike; byteOffset: number };
+  u8(address: number, length: number): Uint8Array;
+  u16(address: number, length: number): Uint16Array;
+  i32(address: number, length: number): Int32Array;
+  u32(address: number, length: number): Uint32Array;
+  f32(address: number, length: number): Float32Array;
+  f64(address: number, length: number): Float64Array;
+  /** Gives the pages of large free ranges back to the system where it can. */
+  trim(): void;
+  stats(): HeapStats;
+}
+
+abstract class HeapMemory {
+  protected abstract readonly heap: Heap;
+  abstract buffer(address: number, bytes: number): { buffer: ArrayBufferLike; byteOffset: number };
+
+  allocate(bytes: number): number {
+    return this.heap.allocate(bytes);
+  }
+
+  free(address: number): void {
+    this.heap.free(address);
+  }
+
+  sizeOf(address: number): number | undefined {
+    return this.heap.sizeOf(address);
+  }
+
+  stats(): HeapStats {
+    return this.heap.stats();
+  }
+
+  u8(address: number, length: number): Uint8Array {
+    const { buffer, byteOffset } = this.buffer(address, length);
+    return new Uint8Array(buffer, byteOffset, length);
+  }
+
+  u16(address: number, length: number): Uint16Array {
+    const { buffer, byteOffset } = this.buffer(address, length * 2);
+    return new Uint16Array(buffer, byteOffset, length);
+  }
+
+  i32(address: number, length: number): Int32Array {
+    const { buffer, byteOffset } = this.buffer(address, length * 4);
+    return new Int32Array(buffer, byteOffset, length);
+  }
+
+  u32(address: number, length: number): Uint32Array {
+    const { buffer, byteOffset } = this.buffer(address, length * 4);
+    return new Uint32Array(buffer, byteOffset, length);
+  }
+
+  f32(address: number, length: number): Float32Array {
+    const { buffer, byteOffset } = this.buffer(address, length * 4);
+    return new Float32Array(buffer, byteOffset, length);
+  }
+
+  f64(address: number, length: number): Float64Array {
+    const { buffer, byteOffset } = this.buffer(address, length * 8);
+    return new Float64Array(buffer, byteOffset, length);
+  }
+}
+
+const GIB = 2 ** 30;
+/** Address space per region; its pages cost nothing until they are touched. */
+const REGION_BYTES = GIB / 4;
+const LARGEST_VIEW = 4 * GIB;
+const TRIM_BYTES = 2 ** 20;
+
+interface Region {
+  readonly address: number;
+  readonly bytes: number;
+  /** One view of the whole region; undefined when it is too large for one. */
+  readonly view: ArrayBuffer | undefined;
+}
+
+/** Native memory in regions between guard pages. Regions stay mapped until `dispose`, so a stale view cannot fault. */
+export class NativeMemory extends HeapMemory implements Memory {
+  readonly pointerBytes = 8;
+  protected readonly heap: Heap;
+  private readonly host: NativeHost;
+  private readonly regions: Region[] = [];
+
+  constructor(host: NativeHost) {
+    super();
+    this.host = host;
+    this.heap = new Heap((bytes) => this.grow(bytes));
+  }
+
+  buffer(address: number, bytes: number): { buffer: ArrayBufferLike; byteOffset: number } {
+    for (const region of this.regions) {
+      if (address < region.address || address + bytes > region.address + region.bytes) continue;
+      if (region.view) return { buffer: region.view, byteOffset: address - region.address };
+      return { buffer: this.host.view(address, bytes), byteOffset: 0 };
+    }
+    throw new MemoryError(`[memory] ${bytes} bytes at address ${address} are not memory of this device`);
+  }
+
+  trim(): void {
+    this.heap.forEachFree(TRIM_BYTES, (address, bytes) => this.host.discard(address, bytes));
+  }
+
+  /** Unmaps everything. No view may be used afterwards. */
+  dispose(): void {
+    for (const { address, bytes } of this.regions.splice(0)) this.host.unmap(address, bytes);
+  }
+
+  private grow(least: number): Region {
+    const bytes = Math.max(REGION_BYTES, least);
+    const address = this.host.map(bytes);
+    if (address === 0) {
+      throw new MemoryError(
+        `[memory] the system gave no ${bytes} bytes; ${this.stats().used} are in use by this device`,
+      );
+    }
+    const view = bytes <= LARGEST_VIEW ? this.host.view(address, bytes) : undefined;
+    const region = { address, bytes, view };
+    this.regions.push(region);
+    return region;
+  }
+}
+
+const WASM_PAGE_BYTES = 65536;
+/** 4 GiB, the end of 32-bit addresses. Modules must declare the same maximum. */
+export const WASM_MAXIMUM_PAGES = 65536;
+/** The memory grows by at least this much. */
+const WASM_GROWTH_BYTES = 16 * 2 ** 20;
+
+/** One shared WebAssembly memory; address 0 stays unused, so that 0 means none. */
+export class WasmMemory extends HeapMemory implements Memory {
+  readonly pointerBytes = 4;
+  readonly memory: WebAssembly.Memory;
+  protected readonly heap: Heap;
+
+  constructor() {
+    super();
+    this.memory = new WebAssembly.Memory({ initial: 1, maximum: WASM_MAXIMUM_PAGES, shared: true });
+    this.heap = new Heap((bytes) => this.grow(bytes));
+  }
+
+  buffer(address: number, bytes: number): { buffer: ArrayBufferLike; byteOffset: number } {
+    const { buffer } = this.memory;
+    if (address < 0 || address + bytes > buffer.byteLength) {
+      throw new MemoryError(`[memory] ${bytes} bytes at address ${address} are not memory of this device`);
+    }
+    return { buffer, byteOffset: address };
+  }
+
+  /** A WebAssembly memory never shrinks; its free blocks serve later allocations. */
+  trim(): void {}
+
+  private grow(least: number): { address: number; bytes: number } {
+    const address = this.memory.buffer.byteLength;
+    const room = WASM_MAXIMUM_PAGES * WASM_PAGE_BYTES - address;
+    const bytes =
+      Math.ceil(Math.min(Math.max(least, WASM_GROWTH_BYTES), Math.max(least, room)) / WASM_PAGE_BYTES) *
+      WASM_PAGE_BYTES;
+    try {
+      this.memory.grow(bytes / WASM_PAGE_BYTES);
+    } catch {
+      throw new MemoryError(
+        `[memory] WebAssembly has no ${least} bytes left: ${this.stats().used} of at most 4 GiB are in use by this device`,
+      );
+    }
+    return { address, bytes };
+  }
+}

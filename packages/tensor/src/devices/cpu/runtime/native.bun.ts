@@ -1,0 +1,146 @@
+// The operating system under Bun, through bun:ffi and libc. The only file of the package that imports "bun:ffi";
+// package.json's "imports" keep it out of every bundle that is not for Bun.
+import { CFunction, dlopen, type Pointer, ptr, toArrayBuffer } from "bun:ffi";
+import { closeSync, fstatSync, openSync } from "node:fs";
+import type { KernelFunction, MappedFile, NativeHost } from "./host.ts";
+
+const PROT_NONE = 0;
+const PROT_READ = 1;
+const PROT_READ_WRITE = 3;
+const PROT_READ_EXEC = 5;
+const MAP_PRIVATE = 2;
+const MADV_DONTNEED = 4;
+const MADV_HUGEPAGE = 14;
+const HUGE_PAGE_BYTES = 2 << 20;
+const MAP_FAILED = 0xffff_ffff_ffff_ffffn;
+const SYS_ARCH_PRCTL = 158;
+const ARCH_REQ_XCOMP_PERM = 0x1023;
+const XFEATURE_XTILEDATA = 18;
+
+const KERNEL_SIGNATURE = { args: ["ptr", "i32", "i32"], returns: "void" } as const;
+
+const libcNames: Record<string, string[]> = {
+  linux: ["libc.so.6", `libc.musl-${process.arch === "arm64" ? "aarch64" : "x86_64"}.so.1`],
+  darwin: ["libSystem.B.dylib"],
+};
+
+function openLibc() {
+  for (const name of libcNames[process.platform] ?? []) {
+    try {
+      return dlopen(name, {
+        mmap: { args: ["u64", "u64", "i32", "i32", "i32", "i64"], returns: "u64" },
+        munmap: { args: ["u64", "u64"], returns: "i32" },
+        mprotect: { args: ["u64", "u64", "i32"], returns: "i32" },
+        madvise: { args: ["u64", "u64", "i32"], returns: "i32" },
+        getpagesize: { args: [], returns: "i32" },
+      }).symbols;
+    } catch {
+      // The next name; none of them fitting means the WebAssembly tier.
+    }
+  }
+  return undefined;
+}
+
+function createHost(): NativeHost | undefined {
+  const libc = openLibc();
+  if (libc === undefined) return undefined;
+  const linux = process.platform === "linux";
+  const anonymous = MAP_PRIVATE | (linux ? 0x20 | 0x4000 /* MAP_NORESERVE */ : 0x1000);
+  const pageBytes = libc.getpagesize();
+  const callables = new Map<number, ReturnType<typeof CFunction>>();
+  // The addresses of reservations differ from what `map` returned when it aligned to huge pages.
+  const reservations = new Map<number, { address: bigint; bytes: bigint }>();
+
+  const pages = (bytes: number) => Math.ceil(bytes / pageBytes) * pageBytes;
+
+  return {
+    platform: process.platform,
+    arch: process.arch,
+    pageBytes,
+
+    map(bytes) {
+      const size = pages(bytes);
+      const huge = size >= HUGE_PAGE_BYTES;
+      const alignment = huge ? HUGE_PAGE_BYTES : pageBytes;
+      const reserved = size + pageBytes + alignment;
+      const base = libc.mmap(0, reserved, PROT_NONE, anonymous, -1, 0);
+      if (base === MAP_FAILED) return 0;
+      const address = Math.ceil((Number(base) + pageBytes) / alignment) * alignment;
+      if (libc.mprotect(address, size, PROT_READ_WRITE) !== 0) {
+        libc.munmap(base, reserved);
+        return 0;
+      }
+      if (huge && linux) libc.madvise(address, size, MADV_HUGEPAGE); // advice only: a refusal costs speed alone
+      reservations.set(address, { address: base, bytes: BigInt(reserved) });
+      return address;
+    },
+
+    makeExecutable(address, bytes) {
+      return libc.mprotect(address, pages(bytes), PROT_READ_EXEC) === 0;
+    },
+
+    unmap(address, bytes) {
+      const reservation = reservations.get(address);
+      if (reservation === undefined)
+        throw new Error(`[native memory] unmap: nothing of ${bytes} bytes is mapped there`);
+      reservations.delete(address);
+      libc.munmap(reservation.address, reservation.bytes);
+    },
+
+    discard(address, bytes) {
+      const first = Math.ceil(address / pageBytes) * pageBytes;
+      const last = Math.floor((address + bytes) / pageBytes) * pageBytes;
+      if (linux && last > first) libc.madvise(first, last - first, MADV_DONTNEED);
+    },
+
+    mapFile(path): MappedFile {
+      const descriptor = openSync(path, "r");
+      try {
+        const bytes = fstatSync(descriptor).size;
+        if (bytes === 0) throw new Error(`[map file] ${path} is empty`);
+        const address = libc.mmap(0, bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
+        if (address === MAP_FAILED) {
+          throw new Error(`[map file] the system refused to map ${path} (${bytes} bytes); is address space limited?`);
+        }
+        return { address: Number(address), bytes };
+      } finally {
+        closeSync(descriptor); // the mapping outlives the descriptor
+      }
+    },
+
+    unmapFile(file) {
+      libc.munmap(file.address, file.bytes);
+    },
+
+    view: (address, bytes) => toArrayBuffer(address as Pointer, 0, bytes),
+
+    addressOf: (array) => ptr(array as NodeJS.TypedArray),
+
+    kernelAt(address): KernelFunction {
+      let callable = callables.get(address);
+      if (callable === undefined) {
+        callable = CFunction({ ptr: address as Pointer, ...KERNEL_SIGNATURE });
+        callables.set(address, callable);
+      }
+      return callable as unknown as KernelFunction;
+    },
+
+    call(address, a, b, out) {
+      const callable = CFunction({ ptr: address as Pointer, args: ["u32", "u32", "ptr"], returns: "void" });
+      callable(a, b, out);
+      callable.close();
+    },
+
+    requestTiles() {
+      if (!linux || process.arch !== "x64") return false;
+      const { symbols } = dlopen("libc.so.6", { syscall: { args: ["i64", "i64", "i64"], returns: "i64" } });
+      return Number(symbols.syscall(SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)) === 0;
+    },
+
+    workerPrelude: `import { CFunction } from "bun:ffi";
+globalThis.tensorNative = { kernelAt: (ptr) => CFunction({ ptr, args: ["ptr", "i32", "i32"], returns: "void" }) };
+`,
+  };
+}
+
+export const native: NativeHost | undefined = createHost();

@@ -1,0 +1,220 @@
+import { describe, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { native } from "#native";
+import { CodeMemory } from "./code-memory.ts";
+import { Runtime } from "./index.ts";
+import { type Isa, isas, missing } from "./isa.ts";
+import { MappedFile } from "./mapped-file.ts";
+import { incrementKernel, trapKernel } from "./test-kernels.ts";
+
+const here = import.meta.dir;
+const best = new Runtime({ emitters: ["avx2", "wasm"], threads: 1 });
+const tiers: Isa[] = best.isa === "wasm" ? ["wasm"] : [best.isa, "wasm"];
+
+/** Runs a program beside this file in a process of its own. */
+function child(source: string, env: Record<string, string> = {}) {
+  const program = `import { Runtime } from ${JSON.stringify(join(here, "index.ts"))};
+import { incrementKernel } from ${JSON.stringify(join(here, "test-kernels.ts"))};
+${source}`;
+  const folder = mkdtempSync(join(tmpdir(), "tensor-runtime-"));
+  try {
+    const file = join(folder, "program.ts");
+    writeFileSync(file, program);
+    const result = Bun.spawnSync([process.execPath, file], { env: { ...process.env, ...env }, timeout: 20_000 });
+    return { code: result.exitCode, out: result.stdout.toString().trim(), err: result.stderr.toString() };
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+describe.each(tiers)("runtime on %s", (isa) => {
+  test.each([1, 2, 4])("every item is done once by %i threads, whatever the chunk", async (threads) => {
+    const runtime = new Runtime({ emitters: [isa], isa, threads });
+    const kernel = runtime.load("increment", incrementKernel(isa));
+    const items = 10_007;
+    const address = runtime.memory.allocate(items * 4);
+    const words = runtime.memory.i32(address, items).fill(0);
+    let runs = 0;
+    for (const chunk of [1, 7, 64, 9999, 10_007, 20_000]) {
+      for (let i = 0; i < 50; i++, runs++) runtime.run(kernel, address, items, chunk);
+    }
+    expect(words.findIndex((word) => word !== runs)).toBe(-1);
+    runtime.run(kernel, address, 0);
+    expect(words[0]).toBe(runs);
+    await runtime.dispose();
+  });
+
+  test("a kernel loaded while threads run, in memory grown since, is found by them", async () => {
+    const runtime = new Runtime({ emitters: [isa], isa, threads: 3 });
+    const first = runtime.load("first", incrementKernel(isa));
+    const address = runtime.memory.allocate(4000);
+    runtime.memory.i32(address, 1000).fill(0);
+    for (let i = 0; i < 100; i++) runtime.run(first, address, 1000, 10);
+    runtime.memory.allocate(50_000_000);
+    const second = runtime.load("second", incrementKernel(isa));
+    const far = runtime.memory.allocate(4_000_000);
+    const words = runtime.memory.i32(far, 1_000_000).fill(0);
+    for (let i = 0; i < 100; i++) runtime.run(second, far, 1_000_000, 5000);
+    expect(words.findIndex((word) => word !== 100)).toBe(-1);
+    await runtime.dispose();
+  });
+
+  test("a process with sleeping threads ends by itself", () => {
+    const { code, out } = child(
+      `const runtime = new Runtime({ emitters: ["${isa}"], isa: "${isa}", threads: 3 });
+const kernel = runtime.load("increment", incrementKernel("${isa}"));
+const address = runtime.memory.allocate(400);
+for (let i = 0; i < 100; i++) runtime.run(kernel, address, 100);
+await Bun.sleep(50);
+console.log("done");`,
+    );
+    expect({ code, out }).toEqual({ code: 0, out: "done" });
+  });
+
+  test("disposed: runs are refused", async () => {
+    const runtime = new Runtime({ emitters: [isa], isa, threads: 2 });
+    const kernel = runtime.load("increment", incrementKernel(isa));
+    await runtime.dispose();
+    expect(() => runtime.run(kernel, 0, 10)).toThrow("disposed");
+  });
+});
+
+describe("threads", () => {
+  test("a trap in a kernel is an error that names the kernel, then the pool refuses work", async () => {
+    const runtime = new Runtime({ emitters: ["wasm"], isa: "wasm", threads: 3 });
+    const increment = runtime.load("increment", incrementKernel("wasm"));
+    const trap = runtime.load("trap", trapKernel());
+    const address = runtime.memory.allocate(4000);
+    for (let i = 0; i < 50; i++) runtime.run(increment, address, 1000, 1);
+    // Whoever takes item 0 fails: this thread with the trap itself, another one with an error that tells of it.
+    expect(() => runtime.run(trap, address, 200, 1)).toThrow(/[Uu]nreachable/);
+    await runtime.dispose();
+  });
+
+  test("a thread that ends in the middle of a job is an error, not a hang", () => {
+    const { code, out } = child(`
+import { WorkerPool } from ${JSON.stringify(join(here, "pool.ts"))};
+const prelude = "globalThis.tensorNative = { kernelAt: () => () => process.exit(3) };";
+const pool = new WorkerPool({ threads: 2, prelude });
+const slow = pool.register("slow", () => Bun.sleepSync(5), 1, 1);
+for (let i = 0; i < 2; i++) {
+  try { pool.run(slow, 0, 100); } catch (error) { console.log(error.name, error.message); }
+}`);
+    const lost = "PoolError [pool] thread 1 of 2 ended in the middle of its work";
+    expect({ code, out }).toEqual({ code: 0, out: `${lost}\n${lost}` });
+  });
+
+  test("a thread that ends between jobs is an error as well", () => {
+    const { code, out } = child(`
+const workers = [];
+globalThis.Worker = class extends Worker { constructor(...args) { super(...args); workers.push(this); } };
+const runtime = new Runtime({ emitters: ["wasm"], isa: "wasm", threads: 2 });
+const kernel = runtime.load("increment", incrementKernel("wasm"));
+const address = runtime.memory.allocate(4000);
+for (let i = 0; i < 100; i++) runtime.run(kernel, address, 1000, 1);
+workers[0].terminate();
+await Bun.sleep(100);
+try { runtime.run(kernel, address, 10); } catch (error) { console.log(error.name, error.message); }`);
+    expect({ code, out }).toEqual({ code: 0, out: "PoolError [pool] thread 1 of 2 ended: it was ended from outside" });
+  });
+
+  test("bad arguments are refused before any thread sees them", async () => {
+    const runtime = new Runtime({ emitters: ["wasm"], isa: "wasm", threads: 2 });
+    const kernel = runtime.load("increment", incrementKernel("wasm"));
+    expect(() => runtime.run(kernel, 0, -1)).toThrow("out of range");
+    expect(() => runtime.run(kernel, 0, 10, 0)).toThrow("out of range");
+    expect(() => runtime.run(kernel + 1, 0, 10)).toThrow("no kernel");
+    expect(() => new Runtime({ emitters: ["wasm"], isa: "wasm", threads: 0 })).toThrow("threads");
+    await runtime.dispose();
+  });
+});
+
+describe.skipIf(!native || process.platform !== "linux")("native memory (Bun on Linux)", () => {
+  const permissions = (address: number) => {
+    for (const line of readFileSync("/proc/self/maps", "utf8").split("\n")) {
+      const [, from, to, flags] = /^(\w+)-(\w+) (\S+)/.exec(line) ?? [];
+      if (from && address >= Number.parseInt(from, 16) && address < Number.parseInt(to!, 16)) return flags;
+    }
+    return undefined;
+  };
+
+  test("code pages are executable, not writable, between guard pages", () => {
+    const code = new CodeMemory(native!);
+    const address = code.add("ret", new Uint8Array([0xc3]));
+    expect(permissions(address)).toBe("r-xp");
+    expect(permissions(address - 1)).toBe("---p");
+    expect(permissions(address + 4096)).toBe("---p");
+    code.dispose();
+    expect(permissions(address)).not.toBe("r-xp");
+    expect(() => code.add("none", new Uint8Array(0))).toThrow("has no code");
+  });
+
+  test("memory is readable and writable between guard pages, and trim gives pages back", async () => {
+    const runtime = new Runtime({ emitters: ["avx2"], isa: "avx2", threads: 1 });
+    const address = runtime.memory.allocate(64 * 2 ** 20);
+    runtime.memory.u8(address, 64 * 2 ** 20).fill(1);
+    expect(permissions(address)).toBe("rw-p");
+    const { reserved } = runtime.memory.stats();
+    expect(permissions(address - 1)).toBe("---p");
+    expect(permissions(address + reserved)).toBe("---p");
+    expect(() => runtime.memory.u8(address + reserved - 10, 11)).toThrow("not memory of this device");
+    const before = process.memoryUsage().rss;
+    runtime.memory.free(address);
+    runtime.memory.trim();
+    expect(before - process.memoryUsage().rss).toBeGreaterThan(50e6);
+    await runtime.dispose();
+  });
+
+  test("the system refusing executable memory gives a clear error", () => {
+    const refusing = { ...native!, makeExecutable: () => false };
+    expect(() => new CodeMemory(refusing).add("k", new Uint8Array([0xc3]))).toThrow("use TENSOR_ISA=wasm");
+  });
+
+  test("a file over 4 GiB is mapped whole; windows anywhere; private and read-only", () => {
+    const folder = mkdtempSync(join(tmpdir(), "tensor-map-"));
+    const path = join(folder, "big");
+    const bytes = 5 * 2 ** 30;
+    try {
+      writeFileSync(path, "first");
+      truncateSync(path, bytes); // sparse: takes no room
+      const file = MappedFile.open(path);
+      expect(file.bytes).toBe(bytes);
+      expect(Buffer.from(file.window(0, 5)).toString()).toBe("first");
+      const last = file.window(bytes - 3, 3);
+      expect([...last]).toEqual([0, 0, 0]);
+      expect(permissions(file.address)).toBe("r--p");
+      expect(() => file.window(bytes - 1, 2)).toThrow("outside");
+      expect(() => file.window(0, bytes)).toThrow("over 4 GiB");
+      const { address } = file;
+      file.close();
+      expect(permissions(address)).toBeUndefined();
+      expect(() => file.window(0, 1)).toThrow("has been closed");
+      writeFileSync(path, "");
+      expect(() => MappedFile.open(path)).toThrow("is empty");
+      expect(() => MappedFile.open(join(folder, "none"))).toThrow("ENOENT");
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+});
+
+describe("tiers", () => {
+  test("a tier that cannot run here is refused with the reason and the choices", () => {
+    const impossible = isas.find((isa) => missing(isa, best.cpu) !== undefined)!;
+    const { code, err } = child(`new Runtime({ emitters: ["avx2", "wasm"] });`, { TENSOR_ISA: impossible });
+    expect(code).toBe(1);
+    expect(err).toContain(`TENSOR_ISA=${impossible} is impossible here`);
+    expect(err).toContain("wasm");
+  });
+
+  test("Node runs the WebAssembly tier on its worker threads", async () => {
+    if (!Bun.which("node")) return console.warn("skipped: node is not installed");
+    const build = await Bun.build({ entrypoints: [join(here, "node-smoke.ts")], target: "node" });
+    const node = Bun.spawnSync(["node", "--input-type=module", "-e", await build.outputs[0]!.text()], {
+      timeout: 20_000,
+    });
+    expect(node.stdout.toString().trim()).toBe("wasm 3 ok");
+  });
+});
