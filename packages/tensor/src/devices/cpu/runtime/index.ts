@@ -7,7 +7,8 @@ import { type CpuInfo, detectCpu } from "./cpu-info.ts";
 import type { KernelFunction, NativeHost } from "./host.ts";
 import { chooseIsa, type Isa, IsaError } from "./isa.ts";
 import { type Memory, NativeMemory, WasmMemory } from "./memory.ts";
-import { type KernelIndex, WorkerPool } from "./pool.ts";
+import { checkThreads, type KernelIndex, type PoolOptions, WorkerPool } from "./pool.ts";
+import { BLOCK_BYTES } from "./pool-worker.ts";
 
 export type { CpuFeatures, CpuInfo } from "./cpu-info.ts";
 export { type Isa, IsaError } from "./isa.ts";
@@ -46,6 +47,8 @@ export class Runtime {
   /** Undefined where machine code cannot run. */
   readonly cpu: CpuInfo | undefined;
   readonly memory: Memory;
+  /** The block of arguments of the next `run`; its first 16 bytes belong to the pool. */
+  readonly args: DataView;
   private readonly code: CodeMemory | undefined;
   private readonly pool: WorkerPool;
 
@@ -63,23 +66,29 @@ export class Runtime {
       isa = chooseIsa(this.cpu, emitters, forced);
     }
     this.isa = isa;
-    this.threads = options.threads ?? defaultThreads();
+    this.threads = checkThreads(options.threads ?? defaultThreads());
+    let kind: Pick<PoolOptions, "memory" | "prelude">;
     if (isa === "wasm") {
       probed?.code.dispose();
       const memory = new WasmMemory();
       this.memory = memory;
-      this.pool = new WorkerPool({ threads: this.threads, memory: memory.memory });
+      kind = { memory: memory.memory };
     } else {
       this.code = probed!.code;
       this.memory = new NativeMemory(native!);
-      this.pool = new WorkerPool({ threads: this.threads, prelude: native!.workerPrelude });
+      kind = { prelude: native!.workerPrelude };
     }
+    const blocks = this.memory.allocate(this.threads * BLOCK_BYTES);
+    this.memory.u8(blocks, this.threads * BLOCK_BYTES).fill(0);
+    const block = this.memory.i32(blocks, BLOCK_BYTES / 4);
+    this.args = new DataView(block.buffer, block.byteOffset, BLOCK_BYTES);
+    this.pool = new WorkerPool({ threads: this.threads, blocks, block, ...kind });
   }
 
   /**
    * Makes a kernel runnable.
    * @param code machine code with its entry at the first byte, or a WebAssembly module that imports `env.memory`
-   *   (shared, maximum 65,536 pages) and exports `kernel(args, begin, end)`
+   *   (shared, maximum 65,536 pages) and exports `kernel(args)`
    */
   load(name: string, code: Uint8Array): KernelIndex {
     if (this.code) {
@@ -97,11 +106,11 @@ export class Runtime {
   }
 
   /**
-   * Runs a kernel over items 0 … items−1 on all threads, in chunks; returns when all are done.
-   * @param args address of the kernel's arguments in `memory`
+   * Runs a kernel over items 0 … items−1 on all threads, in chunks; returns when all are done. Its arguments are in
+   * `args`: two 8-byte fields that the pool fills with the items of each call, then the kernel's own.
    */
-  run(kernel: KernelIndex, args: number, items: number, chunk = 1): void {
-    this.pool.run(kernel, args, items, chunk);
+  run(kernel: KernelIndex, argumentBytes: number, items: number, chunk = 1): void {
+    this.pool.run(kernel, argumentBytes, items, chunk);
   }
 
   /** The address of bytes that lie outside `memory`, or undefined where kernels cannot see them (WebAssembly). */
@@ -110,7 +119,7 @@ export class Runtime {
     return this.code && bytes.byteLength > 1000 ? native!.addressOf(bytes) : undefined;
   }
 
-  /** Ends the threads, then unmaps code and memory. Typed arrays over the memory must not be used afterwards. */
+  /** Ends the threads, then unmaps the code and gives the memory back. */
   async dispose(): Promise<void> {
     await this.pool.close();
     this.code?.dispose();

@@ -93,7 +93,7 @@ interface Region {
   readonly view: ArrayBuffer | undefined;
 }
 
-/** Native memory in regions between guard pages. Regions stay mapped until `dispose`, so a stale view cannot fault. */
+/** Native memory in regions between guard pages. */
 export class NativeMemory extends HeapMemory implements Memory {
   readonly pointerBytes = 8;
   protected readonly heap: Heap;
@@ -119,9 +119,9 @@ export class NativeMemory extends HeapMemory implements Memory {
     this.heap.forEachFree(TRIM_BYTES, (address, bytes) => this.host.discard(address, bytes));
   }
 
-  /** Unmaps everything. No view may be used afterwards. */
+  /** Gives all pages back. The address space stays taken, because a typed array kept by mistake would fault otherwise. */
   dispose(): void {
-    for (const { address, bytes } of this.regions.splice(0)) this.host.unmap(address, bytes);
+    for (const { address, bytes } of this.regions) this.host.discard(address, bytes);
   }
 
   private grow(least: number): Region {

@@ -7,7 +7,7 @@ import { CodeMemory } from "./code-memory.ts";
 import { Runtime } from "./index.ts";
 import { type Isa, isas, missing } from "./isa.ts";
 import { MappedFile } from "./mapped-file.ts";
-import { incrementKernel, trapKernel } from "./test-kernels.ts";
+import { increment, incrementKernel, trapKernel } from "./test-kernels.ts";
 
 const here = import.meta.dir;
 const best = new Runtime({ emitters: ["avx2", "wasm"], threads: 1 });
@@ -16,7 +16,7 @@ const tiers: Isa[] = best.isa === "wasm" ? ["wasm"] : [best.isa, "wasm"];
 /** Runs a program beside this file in a process of its own. */
 function child(source: string, env: Record<string, string> = {}) {
   const program = `import { Runtime } from ${JSON.stringify(join(here, "index.ts"))};
-import { incrementKernel } from ${JSON.stringify(join(here, "test-kernels.ts"))};
+import { increment, incrementKernel } from ${JSON.stringify(join(here, "test-kernels.ts"))};
 ${source}`;
   const folder = mkdtempSync(join(tmpdir(), "tensor-runtime-"));
   try {
@@ -38,10 +38,10 @@ describe.each(tiers)("runtime on %s", (isa) => {
     const words = runtime.memory.i32(address, items).fill(0);
     let runs = 0;
     for (const chunk of [1, 7, 64, 9999, 10_007, 20_000]) {
-      for (let i = 0; i < 50; i++, runs++) runtime.run(kernel, address, items, chunk);
+      for (let i = 0; i < 50; i++, runs++) increment(runtime, kernel, address, items, chunk);
     }
     expect(words.findIndex((word) => word !== runs)).toBe(-1);
-    runtime.run(kernel, address, 0);
+    increment(runtime, kernel, address, 0);
     expect(words[0]).toBe(runs);
     await runtime.dispose();
   });
@@ -51,12 +51,12 @@ describe.each(tiers)("runtime on %s", (isa) => {
     const first = runtime.load("first", incrementKernel(isa));
     const address = runtime.memory.allocate(4000);
     runtime.memory.i32(address, 1000).fill(0);
-    for (let i = 0; i < 100; i++) runtime.run(first, address, 1000, 10);
+    for (let i = 0; i < 100; i++) increment(runtime, first, address, 1000, 10);
     runtime.memory.allocate(50_000_000);
     const second = runtime.load("second", incrementKernel(isa));
     const far = runtime.memory.allocate(4_000_000);
     const words = runtime.memory.i32(far, 1_000_000).fill(0);
-    for (let i = 0; i < 100; i++) runtime.run(second, far, 1_000_000, 5000);
+    for (let i = 0; i < 100; i++) increment(runtime, second, far, 1_000_000, 5000);
     expect(words.findIndex((word) => word !== 100)).toBe(-1);
     await runtime.dispose();
   });
@@ -66,7 +66,7 @@ describe.each(tiers)("runtime on %s", (isa) => {
       `const runtime = new Runtime({ emitters: ["${isa}"], isa: "${isa}", threads: 3 });
 const kernel = runtime.load("increment", incrementKernel("${isa}"));
 const address = runtime.memory.allocate(400);
-for (let i = 0; i < 100; i++) runtime.run(kernel, address, 100);
+for (let i = 0; i < 100; i++) increment(runtime, kernel, address, 100);
 await Bun.sleep(50);
 console.log("done");`,
     );
@@ -77,30 +77,30 @@ console.log("done");`,
     const runtime = new Runtime({ emitters: [isa], isa, threads: 2 });
     const kernel = runtime.load("increment", incrementKernel(isa));
     await runtime.dispose();
-    expect(() => runtime.run(kernel, 0, 10)).toThrow("disposed");
+    expect(() => runtime.run(kernel, 24, 10)).toThrow("disposed");
   });
 });
 
 describe("threads", () => {
   test("a trap in a kernel is an error that names the kernel, then the pool refuses work", async () => {
     const runtime = new Runtime({ emitters: ["wasm"], isa: "wasm", threads: 3 });
-    const increment = runtime.load("increment", incrementKernel("wasm"));
+    const counting = runtime.load("increment", incrementKernel("wasm"));
     const trap = runtime.load("trap", trapKernel());
     const address = runtime.memory.allocate(4000);
-    for (let i = 0; i < 50; i++) runtime.run(increment, address, 1000, 1);
+    for (let i = 0; i < 50; i++) increment(runtime, counting, address, 1000, 1);
     // Whoever takes item 0 fails: this thread with the trap itself, another one with an error that tells of it.
-    expect(() => runtime.run(trap, address, 200, 1)).toThrow(/[Uu]nreachable/);
+    expect(() => increment(runtime, trap, address, 200, 1)).toThrow(/[Uu]nreachable/);
     await runtime.dispose();
   });
 
   test("a thread that ends in the middle of a job is an error, not a hang", () => {
     const { code, out } = child(`
 import { WorkerPool } from ${JSON.stringify(join(here, "pool.ts"))};
-const prelude = "globalThis.tensorNative = { kernelAt: () => () => process.exit(3) };";
-const pool = new WorkerPool({ threads: 2, prelude });
+const prelude = "globalThis.tensorNative = { kernelAt: () => () => process.exit(3), view: (_, bytes) => new ArrayBuffer(bytes) };";
+const pool = new WorkerPool({ threads: 2, prelude, blocks: 0, block: new Int32Array(256) });
 const slow = pool.register("slow", () => Bun.sleepSync(5), 1, 1);
 for (let i = 0; i < 2; i++) {
-  try { pool.run(slow, 0, 100); } catch (error) { console.log(error.name, error.message); }
+  try { pool.run(slow, 24, 100); } catch (error) { console.log(error.name, error.message); }
 }`);
     const lost = "PoolError [pool] thread 1 of 2 ended in the middle of its work";
     expect({ code, out }).toEqual({ code: 0, out: `${lost}\n${lost}` });
@@ -113,32 +113,35 @@ globalThis.Worker = class extends Worker { constructor(...args) { super(...args)
 const runtime = new Runtime({ emitters: ["wasm"], isa: "wasm", threads: 2 });
 const kernel = runtime.load("increment", incrementKernel("wasm"));
 const address = runtime.memory.allocate(4000);
-for (let i = 0; i < 100; i++) runtime.run(kernel, address, 1000, 1);
+for (let i = 0; i < 100; i++) increment(runtime, kernel, address, 1000, 1);
 workers[0].terminate();
 await Bun.sleep(100);
-try { runtime.run(kernel, address, 10); } catch (error) { console.log(error.name, error.message); }`);
+try { increment(runtime, kernel, address, 10); } catch (error) { console.log(error.name, error.message); }`);
     expect({ code, out }).toEqual({ code: 0, out: "PoolError [pool] thread 1 of 2 ended: it was ended from outside" });
   });
 
   test("bad arguments are refused before any thread sees them", async () => {
     const runtime = new Runtime({ emitters: ["wasm"], isa: "wasm", threads: 2 });
     const kernel = runtime.load("increment", incrementKernel("wasm"));
-    expect(() => runtime.run(kernel, 0, -1)).toThrow("out of range");
-    expect(() => runtime.run(kernel, 0, 10, 0)).toThrow("out of range");
-    expect(() => runtime.run(kernel + 1, 0, 10)).toThrow("no kernel");
+    expect(() => runtime.run(kernel, 24, -1)).toThrow("out of range");
+    expect(() => runtime.run(kernel, 24, 10, 0)).toThrow("out of range");
+    expect(() => runtime.run(kernel + 1, 24, 10)).toThrow("no kernel");
     expect(() => new Runtime({ emitters: ["wasm"], isa: "wasm", threads: 0 })).toThrow("threads");
     await runtime.dispose();
   });
 });
 
 describe.skipIf(!native || process.platform !== "linux")("native memory (Bun on Linux)", () => {
-  const permissions = (address: number) => {
+  /** The line of /proc/self/maps that holds an address. */
+  const mapping = (address: number) => {
     for (const line of readFileSync("/proc/self/maps", "utf8").split("\n")) {
-      const [, from, to, flags] = /^(\w+)-(\w+) (\S+)/.exec(line) ?? [];
-      if (from && address >= Number.parseInt(from, 16) && address < Number.parseInt(to!, 16)) return flags;
+      const [, first, last, flags] = /^(\w+)-(\w+) (\S+)/.exec(line) ?? [];
+      const [from, to] = [Number.parseInt(first ?? "0", 16), Number.parseInt(last ?? "0", 16)];
+      if (address >= from && address < to) return { from, to, flags };
     }
     return undefined;
   };
+  const permissions = (address: number) => mapping(address)?.flags;
 
   test("code pages are executable, not writable, between guard pages", () => {
     const code = new CodeMemory(native!);
@@ -156,10 +159,10 @@ describe.skipIf(!native || process.platform !== "linux")("native memory (Bun on 
     const address = runtime.memory.allocate(64 * 2 ** 20);
     runtime.memory.u8(address, 64 * 2 ** 20).fill(1);
     expect(permissions(address)).toBe("rw-p");
-    const { reserved } = runtime.memory.stats();
-    expect(permissions(address - 1)).toBe("---p");
-    expect(permissions(address + reserved)).toBe("---p");
-    expect(() => runtime.memory.u8(address + reserved - 10, 11)).toThrow("not memory of this device");
+    const { from, to } = mapping(address)!;
+    expect(permissions(from - 1)).toBe("---p");
+    expect(permissions(to)).toBe("---p");
+    expect(() => runtime.memory.u8(to - 10, 11)).toThrow("not memory of this device");
     const before = process.memoryUsage().rss;
     runtime.memory.free(address);
     runtime.memory.trim();
