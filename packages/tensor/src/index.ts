@@ -1,0 +1,48 @@
+export { backward, checkpoint, enableGrad, isGradEnabled, noGrad } from "./autograd.ts";
+export { arange, full, Generator, ones, rand, randn, tensor, zeros } from "./creation.ts";
+export type {
+  AdamWArgs,
+  AttentionOptions,
+  Device,
+  DeviceInfo,
+  LinearCrossEntropyArgs,
+  MatmulOptions,
+  RandomKey,
+  ReduceKind,
+  Segment,
+  View,
+} from "./devices/device.ts";
+export { defaultDevice, reference, setDefaultDevice } from "./devices/registry.ts";
+export { BYTES, type DType, fromBf16, toBf16 } from "./dtype.ts";
+export { DeviceError, DTypeError, FormatError, GradientError, ShapeError, TensorError } from "./errors.ts";
+export { constant, type Expr, select } from "./expr/expr.ts";
+export { type MemoryCount, memory, resetPeakMemory, scope } from "./memory.ts";
+export { Dropout, Embedding, Linear, parameter, RMSNorm, uniform } from "./nn/layers.ts";
+export { Module } from "./nn/module.ts";
+export { elementwise } from "./ops/elementwise.ts";
+export {
+  attention,
+  cat,
+  crossEntropy,
+  dropout,
+  embedding,
+  linear,
+  linearCrossEntropy,
+  logSoftmax,
+  matmul,
+  mseLoss,
+  type OpName,
+  registry,
+  rmsNorm,
+  rope,
+  softmax,
+  stack,
+  swiglu,
+  where,
+} from "./ops/index.ts";
+export { apply, Context, defineOp, type Op, type ResultType } from "./ops/op.ts";
+export { AdamW, type AdamWOptions } from "./optim/adamw.ts";
+export { clipGradNorm } from "./optim/clip.ts";
+export { SCHEDULES, type Schedule, type ScheduleName, schedule } from "./optim/schedule.ts";
+export type { Shape } from "./shape.ts";
+export { type Nested, Tensor, type TensorOptions } from "./tensor.ts";

@@ -1,0 +1,180 @@
+import { GradientError } from "./errors.ts";
+import { FILL, IDENTITY } from "./expr/program.ts";
+import { scope } from "./memory.ts";
+import { isContiguous, show } from "./shape.ts";
+import { Tensor } from "./tensor.ts";
+
+let recording = true;
+
+/** Are operations being recorded for a gradient? */
+export function isGradEnabled(): boolean {
+  return recording;
+}
+
+/** Runs `body` without recording, as PyTorch's `no_grad`: results need no gradient and nothing is kept. Synchronous. */
+export function noGrad<T>(body: () => T): T {
+  return withGrad(false, body);
+}
+
+/** Runs `body` with recording on, also inside {@link noGrad}: PyTorch's `enable_grad`. Synchronous. */
+export function enableGrad<T>(body: () => T): T {
+  return withGrad(true, body);
+}
+
+function withGrad<T>(on: boolean, body: () => T): T {
+  const before = recording;
+  recording = on;
+  try {
+    return body();
+  } finally {
+    recording = before;
+  }
+}
+
+/** Where a gradient goes: the operation that made an input, or a leaf that collects it in `grad`. */
+export type Edge = Node | Tensor;
+
+/** Frees what abandoned tape entries hold: a forward pass that was never followed by a backward pass. */
+const abandoned = new FinalizationRegistry<Tensor[]>((saved) => {
+  for (const t of saved) t.dispose();
+});
+
+let nextId = 0;
+
+/** One recorded operation. */
+export class Node {
+  /** Grows with every operation, so descending ids are an order in which gradients can flow. */
+  readonly id = nextId++;
+  readonly op: string;
+  readonly edges: readonly (Edge | undefined)[];
+  #saved: Tensor[] | undefined;
+  #backward: (grad: Tensor) => readonly (Tensor | undefined)[];
+
+  constructor(
+    op: string,
+    edges: readonly (Edge | undefined)[],
+    saved: Tensor[],
+    backward: (grad: Tensor) => readonly (Tensor | undefined)[],
+  ) {
+    this.op = op;
+    this.edges = edges;
+    this.#saved = saved;
+    this.#backward = backward;
+    if (saved.length > 0) abandoned.register(this, saved, this);
+  }
+
+  backward(grad: Tensor): readonly (Tensor | undefined)[] {
+    if (!this.#saved) {
+      throw new GradientError(this.op, "backward ran through this graph before and freed it; compute the loss anew");
+    }
+    return this.#backward(grad);
+  }
+
+  /** Gives back what was saved for the gradient. */
+  release(): void {
+    abandoned.unregister(this);
+    for (const t of this.#saved ?? []) t.dispose();
+    this.#saved = undefined;
+  }
+}
+
+/**
+ * Sends the gradient of `root` back to every leaf that requires one, adding to its `grad`, and frees the tape as it
+ * goes. `gradient` is 1 for a scalar unless given.
+ * @throws GradientError when nothing requires a gradient, or root is not a scalar and no gradient is given
+ */
+export function backward(root: Tensor, gradient?: Tensor): void {
+  const start = root.edge;
+  if (!start) throw new GradientError("backward", "nothing here requires a gradient; set requiresGrad on a parameter");
+  if (!gradient && root.size !== 1) {
+    throw new GradientError(
+      "backward",
+      `a tensor of shape ${show(root.shape)} needs a gradient to start from; reduce it to a scalar`,
+    );
+  }
+  noGrad(() => {
+    const pending = new Map<Edge, Tensor>();
+    scope(() => receive(pending, start, gradient ?? onesLike(root)));
+    for (const node of reachable(start)) {
+      const grad = pending.get(node);
+      pending.delete(node);
+      if (grad) {
+        scope(() => {
+          node.backward(grad).forEach((g, i) => {
+            const edge = node.edges[i];
+            if (g && edge) receive(pending, edge, g);
+          });
+        });
+        grad.dispose();
+      }
+      node.release();
+    }
+  });
+}
+
+function onesLike(t: Tensor): Tensor {
+  const out = Tensor.empty(t.shape, { dtype: t.dtype, device: t.device });
+  t.device.elementwise(FILL, [1], [], out);
+  return out;
+}
+
+/** Adds a gradient to what has arrived for an operation or a leaf. */
+function receive(pending: Map<Edge, Tensor>, edge: Edge, grad: Tensor): void {
+  const before = edge instanceof Tensor ? edge.grad : pending.get(edge);
+  let total: Tensor;
+  if (!before) {
+    // A leaf's gradient is written in place later, so it must be its own and in order.
+    const own = !(edge instanceof Tensor) || (!grad.storage.shared && isContiguous(grad.shape, grad.strides));
+    total = own ? grad.alias() : grad.clone().alias();
+  } else if (!before.storage.shared && isContiguous(before.shape, before.strides)) {
+    before.device.elementwise(IDENTITY, [], [grad], before, true);
+    return;
+  } else {
+    total = before.add(grad).alias();
+    before.dispose();
+  }
+  if (edge instanceof Tensor) edge.grad = total;
+  else pending.set(edge, total);
+}
+
+/** All operations behind `start`, latest first. */
+function reachable(start: Edge): Node[] {
+  const found = new Set<Node>();
+  const open: Edge[] = [start];
+  for (let edge = open.pop(); edge; edge = open.pop()) {
+    if (edge instanceof Tensor || found.has(edge)) continue;
+    found.add(edge);
+    for (const next of edge.edges) if (next) open.push(next);
+  }
+  return [...found].sort((a, b) => b.id - a.id);
+}
+
+/**
+ * Runs `body(inputs)` keeping nothing but its inputs, and runs it again when the gradient is needed: less memory for
+ * one more forward pass (Chen et al., 2016; PyTorch's `checkpoint`). `body` must do the same both times: random numbers
+ * come from explicit keys, so dropout does.
+ */
+export function checkpoint(body: (...inputs: Tensor[]) => Tensor, ...inputs: Tensor[]): Tensor {
+  if (!recording) return body(...inputs);
+  const saved = inputs.map((t) => t.alias());
+  const result = scope(() => noGrad(() => body(...inputs)));
+  const out = result.alias({ tracked: true });
+  out.node = new Node(
+    "checkpoint",
+    inputs.map((t) => t.edge),
+    saved,
+    (grad) => {
+      const again = saved.map((t, i) => {
+        const leaf = t.alias({ tracked: true });
+        leaf.requiresGrad = inputs[i].edge !== undefined;
+        return leaf;
+      });
+      enableGrad(() => {
+        const value = body(...again);
+        if (value.edge) backward(value, grad);
+      });
+      return again.map((leaf) => leaf.grad?.adopt());
+    },
+  );
+  return out;
+}

@@ -1,0 +1,124 @@
+import type { Device } from "./devices/device.ts";
+
+/** Living tensors and their memory; see {@link memory}. */
+export interface MemoryCount {
+  /** Storages alive. */
+  storages: number;
+  /** Their bytes, mapped files not counted. */
+  bytes: number;
+  /** Largest `bytes` since the start or {@link resetPeakMemory}. */
+  peakBytes: number;
+  /** Bytes of storages that lie in mapped files. */
+  mappedBytes: number;
+}
+
+const count: MemoryCount = { storages: 0, bytes: 0, peakBytes: 0, mappedBytes: 0 };
+
+/** How much lives now, over all devices. A training step or a decoded token must leave it as it was. */
+export function memory(): Readonly<MemoryCount> {
+  return { ...count };
+}
+
+/** Starts `peakBytes` anew from what lives now. */
+export function resetPeakMemory(): void {
+  count.peakBytes = count.bytes;
+}
+
+/** A device's memory, owned by the tensors (and tape entries) that retain it; freed with the last of them. */
+export class Storage {
+  readonly device: Device;
+  readonly byteLength: number;
+  readonly handle: unknown;
+  readonly mapped: boolean;
+  #references = 1;
+
+  private constructor(device: Device, byteLength: number, handle: unknown, mapped: boolean) {
+    this.device = device;
+    this.byteLength = byteLength;
+    this.handle = handle;
+    this.mapped = mapped;
+    count.storages++;
+    if (mapped) count.mappedBytes += byteLength;
+    else count.bytes += byteLength;
+    if (count.bytes > count.peakBytes) count.peakBytes = count.bytes;
+  }
+
+  static allocate(device: Device, byteLength: number): Storage {
+    return new Storage(device, byteLength, device.allocate(byteLength), false);
+  }
+
+  /** Over bytes that never change, such as a mapped file. */
+  static map(device: Device, bytes: Uint8Array, elementBytes: number): Storage {
+    return new Storage(device, bytes.byteLength, device.map(bytes, elementBytes), true);
+  }
+
+  get alive(): boolean {
+    return this.#references > 0;
+  }
+
+  /** Do several tensors, or a tape entry, hold it? Then it must not be written in place. */
+  get shared(): boolean {
+    return this.#references > 1;
+  }
+
+  retain(): this {
+    this.#references++;
+    return this;
+  }
+
+  release(): void {
+    if (--this.#references !== 0) return;
+    count.storages--;
+    if (this.mapped) count.mappedBytes -= this.byteLength;
+    else count.bytes -= this.byteLength;
+    this.device.free(this.handle, this.byteLength);
+  }
+}
+
+/** Something a scope frees at its end. */
+export interface Disposable {
+  dispose(): void;
+}
+
+const scopes: Set<Disposable>[] = [];
+
+/** Hands a new tensor to the innermost scope; outside of all scopes it lives until disposed or collected. */
+export function track(made: Disposable): void {
+  scopes.at(-1)?.add(made);
+}
+
+/** Takes a tensor out of its scope, for one that must outlive it (a parameter, a cache, a gradient). */
+export function untrack(kept: Disposable): void {
+  for (let i = scopes.length - 1; i >= 0; i--) if (scopes[i].delete(kept)) return;
+}
+
+function handOver(value: unknown, outer: Set<Disposable> | undefined, inner: Set<Disposable>): void {
+  if (value === null || typeof value !== "object") return;
+  if (inner.delete(value as Disposable)) {
+    outer?.add(value as Disposable);
+    return;
+  }
+  if (Array.isArray(value)) for (const item of value) handOver(item, outer, inner);
+  else if (Object.getPrototypeOf(value) === Object.prototype) {
+    for (const item of Object.values(value)) handOver(item, outer, inner);
+  }
+}
+
+/**
+ * Runs `body` and frees every tensor it made, except those it returns (alone, or in arrays and plain objects), which
+ * go to the enclosing scope, and those a tape still needs. `body` is synchronous: waiting happens outside, at `data()`.
+ */
+export function scope<T>(body: () => T): T {
+  const inner = new Set<Disposable>();
+  scopes.push(inner);
+  try {
+    const result = body();
+    if (result instanceof Promise)
+      throw new TypeError("scope(): the body must be synchronous; await data() outside of it");
+    handOver(result, scopes.at(-2), inner);
+    return result;
+  } finally {
+    scopes.pop();
+    for (const made of inner) made.dispose();
+  }
+}

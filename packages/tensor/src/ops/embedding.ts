@@ -1,0 +1,46 @@
+import { DTypeError, ShapeError } from "../errors.ts";
+import { FILL } from "../expr/program.ts";
+import { show } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
+import { apply, defineOp } from "./op.ts";
+
+export const embeddingOps = {
+  /** Rows of a table picked by index; the gradient adds up where a row was picked more than once. */
+  embedding: defineOp<undefined>({
+    name: "embedding",
+    infer([table, index]) {
+      if (table.rank < 1) throw new ShapeError("embedding", "the table needs at least one dimension");
+      if (index.dtype !== "i32") throw new DTypeError("embedding", `indices must be i32, not ${index.dtype}`);
+      return { shape: [...index.shape, ...table.shape.slice(1)], dtype: table.dtype === "bf16" ? "f32" : table.dtype };
+    },
+    forward(context, [table, index]) {
+      const out = context.output();
+      const features = table.size / Math.max(1, table.shape[0]);
+      const rows = table.reshape(table.shape[0], features);
+      const flat = index.reshape(index.size).contiguous();
+      context.device.gatherRows(rows, flat, out.reshape(index.size, features));
+      context.save(flat);
+      return out;
+    },
+    backward(context, grad) {
+      const [table] = context.inputs;
+      const [index] = context.saved;
+      const out = context.empty(table.shape, table.dtype);
+      context.device.elementwise(FILL, [0], [], out);
+      const rows = out.reshape(table.shape[0], -1);
+      context.device.scatterRows(grad.reshape(index.size, rows.shape[1]), index, rows, "add");
+      return [out, undefined];
+    },
+  }),
+} as const;
+
+/**
+ * PyTorch's `functional.embedding`, and `index_select` along the first dimension. Shapes: table [size, ...features],
+ * index i32 [...], result [...index, ...features]. A bf16 table gives f32. Indices are trusted to be inside the table
+ * by devices other than the host's; check them where they come in.
+ */
+export function embedding(table: Tensor, index: Tensor): Tensor {
+  if (table.shape[0] === 0 && index.size > 0)
+    throw new ShapeError("embedding", `no rows in a table of ${show(table.shape)}`);
+  return apply(embeddingOps.embedding, [table, index], undefined);
+}

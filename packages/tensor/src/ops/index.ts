@@ -1,0 +1,26 @@
+import { elementwiseOps } from "./elementwise.ts";
+import { embeddingOps } from "./embedding.ts";
+import { matmulOps } from "./matmul.ts";
+import { modelOps } from "./model.ts";
+import { reduceOps } from "./reduce.ts";
+import { shapeOps } from "./shape.ts";
+
+export * from "./elementwise.ts";
+export * from "./embedding.ts";
+export * from "./loss.ts";
+export * from "./matmul.ts";
+export * from "./model.ts";
+export * from "./reduce.ts";
+export * from "./shape.ts";
+
+/** Every op by name: what the generated gradient checks and the device conformance suite go through. */
+export const registry = {
+  ...elementwiseOps,
+  ...reduceOps,
+  ...shapeOps,
+  ...matmulOps,
+  ...embeddingOps,
+  ...modelOps,
+} as const;
+
+export type OpName = keyof typeof registry;

@@ -1,0 +1,246 @@
+import type { AttentionOptions, RandomKey, Segment } from "../devices/device.ts";
+import { DTypeError, ShapeError, TensorError } from "../errors.ts";
+import { show } from "../shape.ts";
+import { Tensor } from "../tensor.ts";
+import { mul } from "./elementwise.ts";
+import { apply, defineOp } from "./op.ts";
+
+interface RopeArgs {
+  readonly positions: Tensor;
+  readonly frequencies: Tensor;
+  readonly inverse: boolean;
+}
+
+interface DropoutArgs {
+  readonly p: number;
+  readonly key: RandomKey;
+  readonly rows: Tensor;
+}
+
+interface LossArgs {
+  readonly targets: Tensor;
+  readonly scale: Tensor;
+}
+
+function checkFloat(op: string, t: Tensor): void {
+  if (t.dtype !== "f32" && t.dtype !== "f64") throw new DTypeError(op, `needs f32 or f64, not ${t.dtype}`);
+}
+
+export const modelOps = {
+  rmsNorm: defineOp<number>({
+    name: "rmsNorm",
+    infer([x, weight]) {
+      checkFloat("rmsNorm", x);
+      if (weight.rank !== 1 || weight.shape[0] !== x.shape.at(-1)) {
+        throw new ShapeError(
+          "rmsNorm",
+          `weight ${show(weight.shape)} does not fit the last dimension of ${show(x.shape)}`,
+        );
+      }
+      return { shape: x.shape, dtype: x.dtype };
+    },
+    forward(context, [x, weight], eps) {
+      const out = context.output();
+      const rstd = context.empty(x.shape.slice(0, -1), x.dtype);
+      context.device.rmsNorm(x, weight, eps, out, rstd);
+      context.save(x, weight, rstd);
+      return out;
+    },
+    backward(context, grad) {
+      const [x, weight, rstd] = context.saved;
+      const [gradX, gradWeight] = context.inputs.map(({ shape, dtype }, i) =>
+        context.needs[i] ? context.empty(shape, dtype) : undefined,
+      );
+      context.device.rmsNormBackward(grad, x, weight, rstd, gradX, gradWeight);
+      return [gradX, gradWeight];
+    },
+  }),
+
+  rope: defineOp<RopeArgs>({
+    name: "rope",
+    infer([x], { positions, frequencies }) {
+      checkFloat("rope", x);
+      if (x.rank !== 3 || x.shape[2] % 2 !== 0)
+        throw new ShapeError("rope", `needs [rows, heads, even size], not ${show(x.shape)}`);
+      if (positions.shape[0] !== x.shape[0] || frequencies.shape[0] !== x.shape[2] / 2) {
+        throw new ShapeError(
+          "rope",
+          `positions ${show(positions.shape)} or frequencies ${show(frequencies.shape)} do not fit ${show(x.shape)}`,
+        );
+      }
+      return { shape: x.shape, dtype: x.dtype };
+    },
+    forward(context, [x], { positions, frequencies, inverse }) {
+      const out = context.output();
+      context.device.rope(x, positions, frequencies, inverse, out);
+      context.save(positions, frequencies);
+      return out;
+    },
+    backward(context, grad, { inverse }) {
+      const [positions, frequencies] = context.saved;
+      return [rotate(grad, positions, frequencies, !inverse)];
+    },
+  }),
+
+  attention: defineOp<AttentionOptions>({
+    name: "attention",
+    infer([q, k, v], { segments }) {
+      checkFloat("attention", q);
+      const fits =
+        q.rank === 3 &&
+        k.rank === 3 &&
+        show(k.shape) === show(v.shape) &&
+        q.shape[2] === k.shape[2] &&
+        q.shape[1] % k.shape[1] === 0;
+      if (!fits) {
+        throw new ShapeError(
+          "attention",
+          `needs q [queries, heads, size], k and v [keys, kvHeads, size]: ${[q, k, v].map((t) => show(t.shape)).join(", ")}`,
+        );
+      }
+      checkSegments(segments, q.shape[0], k.shape[0]);
+      return { shape: q.shape, dtype: q.dtype };
+    },
+    forward(context, [q, k, v], options) {
+      const out = context.output();
+      const lse = context.recorded ? context.empty([q.shape[1], q.shape[0]], q.dtype) : undefined;
+      context.device.attention(q, k, v, options, out, lse);
+      if (lse) context.save(q, k, v, out, lse);
+      return out;
+    },
+    backward(context, grad, options) {
+      const [q, k, v, out, lse] = context.saved;
+      const grads = context.inputs.map(({ shape, dtype }) => context.empty(shape, dtype));
+      context.device.attentionBackward(grad, q, k, v, out, lse, options, grads[0], grads[1], grads[2]);
+      return grads.map((g, i) => (context.needs[i] ? g : undefined));
+    },
+  }),
+
+  dropout: defineOp<DropoutArgs>({
+    name: "dropout",
+    infer([x], { rows }) {
+      checkFloat("dropout", x);
+      if (x.rank !== 2 || rows.dtype !== "i32" || show(rows.shape) !== show([x.shape[0], 2])) {
+        throw new ShapeError(
+          "dropout",
+          `rows ${show(rows.shape)} must be i32 [${x.shape[0]},2] for an input of ${show(x.shape)}`,
+        );
+      }
+      return { shape: x.shape, dtype: x.dtype };
+    },
+    forward(context, [x], { p, key, rows }) {
+      const out = context.output();
+      context.device.dropout(x, rows, p, key, out);
+      context.save(rows);
+      return out;
+    },
+    backward: (context, grad, { p, key }) => [dropout(grad, p, key, context.saved[0])],
+  }),
+
+  /** The gradients are made in the forward pass, while the logits of a block are at hand, and scaled in the backward. */
+  linearCrossEntropy: defineOp<LossArgs>({
+    name: "linearCrossEntropy",
+    infer([hidden, weight], { targets, scale }) {
+      checkFloat("linearCrossEntropy", hidden);
+      const [rows, size] = hidden.shape;
+      if (hidden.rank !== 2 || weight.rank !== 2 || weight.shape[1] !== size) {
+        throw new ShapeError(
+          "linearCrossEntropy",
+          `hidden ${show(hidden.shape)} does not fit a head of ${show(weight.shape)}`,
+        );
+      }
+      if (targets.shape[0] !== rows || scale.shape[0] !== rows || targets.dtype !== "i32") {
+        throw new ShapeError(
+          "linearCrossEntropy",
+          `targets ${show(targets.shape)} and scale ${show(scale.shape)} need one entry for each of ${rows} rows`,
+        );
+      }
+      return { shape: [], dtype: hidden.dtype };
+    },
+    forward(context, [hidden, weight], { targets, scale }) {
+      const loss = context.empty([hidden.shape[0]], hidden.dtype);
+      const [gradHidden, gradWeight] = context.inputs.map(({ shape, dtype }, i) =>
+        context.needs[i] ? context.empty(shape, dtype) : undefined,
+      );
+      context.device.linearCrossEntropy({ hidden, weight, targets, scale, loss, gradHidden, gradWeight });
+      context.save(...[gradHidden, gradWeight].filter((g) => g !== undefined));
+      return loss.mul(scale).sum();
+    },
+    backward(context, grad) {
+      const saved = [...context.saved];
+      return context.needs.map((needed) => (needed ? mul(saved.shift()!, grad) : undefined));
+    },
+  }),
+} as const;
+
+function checkSegments(segments: readonly Segment[], queries: number, keys: number): void {
+  for (const s of segments) {
+    const whole = [s.query, s.queries, s.key, s.keys].every((n) => Number.isSafeInteger(n) && n >= 0);
+    if (!whole || s.query + s.queries > queries || s.key + s.keys > keys || s.keys < s.queries) {
+      throw new ShapeError(
+        "attention",
+        `segment ${JSON.stringify(s)} lies outside of ${queries} queries and ${keys} keys, or has fewer keys than queries`,
+      );
+    }
+  }
+  const covered = segments.reduce((n, s) => n + s.queries, 0);
+  if (covered !== queries) throw new ShapeError("attention", `segments cover ${covered} of ${queries} queries`);
+}
+
+/** x · rsqrt(mean(x²) + eps) · weight over the last dimension (Zhang & Sennrich, 2019; PyTorch's `rms_norm`). */
+export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
+  return apply(modelOps.rmsNorm, [x, weight], eps);
+}
+
+/**
+ * Rotary position embedding in halves, as transformers' `apply_rotary_pos_emb`. Shapes: x [rows, heads, size],
+ * positions i32 [rows], frequencies f32 [size/2] in radians per position.
+ */
+export function rope(x: Tensor, positions: Tensor, frequencies: Tensor): Tensor {
+  return rotate(x, positions, frequencies, false);
+}
+
+function rotate(x: Tensor, positions: Tensor, frequencies: Tensor, inverse: boolean): Tensor {
+  return apply(modelOps.rope, [x], { positions, frequencies, inverse });
+}
+
+/**
+ * Causal attention inside each segment, queries grouped over fewer key/value heads. Shapes: q [queries, heads, size],
+ * k and v [keys, kvHeads, size]; scale is 1/√size unless given. Segments must cover every query once.
+ */
+export function attention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  segments: readonly Segment[],
+  scale = 1 / Math.sqrt(q.shape[2]),
+): Tensor {
+  return apply(modelOps.attention, [q, k, v], { segments, scale });
+}
+
+/**
+ * Inverted dropout with a mask that `key` and each row's (sequence, token) determine, so the same rows lose the same
+ * features however they are batched. Shapes: x [rows, features]; rows i32 [rows, 2], by default (0, row number).
+ */
+export function dropout(x: Tensor, p: number, key: RandomKey, rows?: Tensor): Tensor {
+  if (!(p >= 0 && p < 1)) throw new TensorError("dropout", `the rate must be at least 0 and below 1, not ${p}`);
+  if (p === 0) return x;
+  const [count] = x.shape;
+  const place =
+    rows ??
+    Tensor.from(
+      Int32Array.from({ length: 2 * count }, (_, i) => (i % 2) * (i >> 1)),
+      [count, 2],
+      { dtype: "i32", device: x.device },
+    );
+  return apply(modelOps.dropout, [x], { p, key, rows: place });
+}
+
+/**
+ * Σ scaleᵢ · −log softmax(hiddenᵢ·weightᵀ)[targetᵢ], a scalar; the logits are never written out whole. Shapes: hidden
+ * [rows, size], weight [vocabulary, size] (bf16 when frozen), targets i32 [rows] (negative: no loss), scale f32 [rows]
+ * (1/rows for a mean; no gradient flows to it).
+ */
+export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor): Tensor {
+  return apply(modelOps.linearCrossEntropy, [hidden, weight], { targets, scale });
+}

@@ -1,0 +1,99 @@
+import { isGradEnabled, Node, noGrad } from "../autograd.ts";
+import type { Device } from "../devices/device.ts";
+import { commonDevice } from "../devices/registry.ts";
+import type { DType } from "../dtype.ts";
+import { TensorError } from "../errors.ts";
+import { scope } from "../memory.ts";
+import { type Shape, show } from "../shape.ts";
+import { Tensor } from "../tensor.ts";
+
+/** Shape and element type of a result. */
+export interface ResultType {
+  readonly shape: Shape;
+  readonly dtype: DType;
+}
+
+/** What an op's forward pass knows, and what it leaves for its backward pass. */
+export class Context {
+  readonly device: Device;
+  readonly result: ResultType;
+  /** Shapes and types of the inputs. */
+  readonly inputs: readonly ResultType[];
+  /** Which inputs want a gradient; all false where nothing is recorded. */
+  readonly needs: readonly boolean[];
+  /** Set by `save`, in that order. */
+  readonly saved: Tensor[] = [];
+
+  constructor(device: Device, inputs: readonly ResultType[], result: ResultType, needs: readonly boolean[]) {
+    this.device = device;
+    this.inputs = inputs;
+    this.result = result;
+    this.needs = needs;
+  }
+
+  get recorded(): boolean {
+    return this.needs.includes(true);
+  }
+
+  /** Keeps tensors for the backward pass; does nothing where there will be none. */
+  save(...tensors: Tensor[]): void {
+    if (this.recorded) for (const t of tensors) this.saved.push(t.alias());
+  }
+
+  /** The result's tensor, still to be written. */
+  output(): Tensor {
+    return Tensor.empty(this.result.shape, { dtype: this.result.dtype, device: this.device });
+  }
+  /** Memory for something else of the op's. */
+  empty(shape: Shape, dtype: DType): Tensor {
+    return Tensor.empty(shape, { dtype, device: this.device });
+  }
+}
+
+/** One operation: everything about it in one object. */
+export interface Op<Args> {
+  readonly name: string;
+  /** Shape and type rule; throws ShapeError or DTypeError. */
+  infer(inputs: readonly Tensor[], args: Args): ResultType;
+  forward(context: Context, inputs: readonly Tensor[], args: Args): Tensor;
+  /** The gradient to each input (undefined where none is needed) from the result's; "none" where none can flow. */
+  readonly backward: "none" | ((context: Context, grad: Tensor, args: Args) => readonly (Tensor | undefined)[]);
+}
+
+/** Declares an op; the identity, for its types. */
+export function defineOp<Args>(op: Op<Args>): Op<Args> {
+  return op;
+}
+
+/** Runs an op and records it where a gradient is wanted. */
+export function apply<Args>(op: Op<Args>, inputs: readonly Tensor[], args: Args): Tensor {
+  const device = commonDevice(op.name, inputs);
+  for (const t of inputs) {
+    if (t.disposed) {
+      throw new TensorError(
+        op.name,
+        `an input of shape ${show(t.shape)} was freed; keep() it, or return it from its scope`,
+      );
+    }
+  }
+  const result = op.infer(inputs, args);
+  const recorded = isGradEnabled() && op.backward !== "none";
+  const types = inputs.map(({ shape, dtype }) => ({ shape, dtype }));
+  const context = new Context(
+    device,
+    types,
+    result,
+    inputs.map((t) => recorded && t.edge !== undefined),
+  );
+  const out = scope(() => noGrad(() => op.forward(context, inputs, args)));
+  const { backward } = op;
+  if (context.recorded && backward !== "none") {
+    out.node = new Node(
+      op.name,
+      inputs.map((t) => t.edge),
+      context.saved,
+      (grad) => backward(context, grad, args),
+    );
+  }
+  return out;
+}

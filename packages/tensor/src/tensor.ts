@@ -1,0 +1,377 @@
+import { type Edge, isGradEnabled, type Node, backward as runBackward } from "./autograd.ts";
+import type { Device, View } from "./devices/device.ts";
+import { defaultDevice } from "./devices/registry.ts";
+import { BYTES, type DType, fromBf16, isFloating, toBf16, typedArray } from "./dtype.ts";
+import { DTypeError, GradientError, ShapeError, TensorError } from "./errors.ts";
+import { Storage, track, untrack } from "./memory.ts";
+import * as ops from "./ops/index.ts";
+import { checkShape, contiguousStrides, isContiguous, type Shape, show, sizeOf } from "./shape.ts";
+
+/** Where and as what a tensor is made. */
+export interface TensorOptions {
+  /** f32 unless given. */
+  dtype?: DType;
+  /** The default device unless given; see `setDefaultDevice`. */
+  device?: Device;
+  /** Collect a gradient in `grad`. Needs f32 or f64. */
+  requiresGrad?: boolean;
+}
+
+/** Numbers in nested arrays of equal lengths, as `[[1, 2], [3, 4]]`. */
+export type Nested = number | readonly Nested[];
+
+/** Frees the storage of tensors that were dropped outside of all scopes without being disposed. */
+const dropped = new FinalizationRegistry<Storage>((storage) => storage.release());
+
+/**
+ * A strided, typed array of numbers on a device, and what is needed for its gradient. Methods read as PyTorch's;
+ * operations return at once and are done in order, `data()` waits for them.
+ *
+ * Memory is freed by `scope()`, `dispose()` or `using`; the garbage collector is only the last resort.
+ */
+export class Tensor implements View {
+  readonly storage: Storage;
+  readonly dtype: DType;
+  readonly offset: number;
+  readonly shape: Shape;
+  readonly strides: readonly number[];
+  /** The gradient collected by `backward()`: same shape, contiguous. */
+  grad: Tensor | undefined;
+  /** The operation that made this tensor, when it is recorded. For ops. */
+  node: Node | undefined;
+  #requiresGrad = false;
+  #disposed = false;
+
+  /** For ops: takes over one reference of `storage`. Everyone else makes tensors by {@link tensor}, {@link zeros} and so on. */
+  constructor(view: View, options: { tracked?: boolean; requiresGrad?: boolean } = {}) {
+    this.storage = view.storage;
+    this.dtype = view.dtype;
+    this.offset = view.offset;
+    this.shape = view.shape;
+    this.strides = view.strides;
+    if (options.tracked ?? true) track(this);
+    dropped.register(this, view.storage, this);
+    if (options.requiresGrad) this.requiresGrad = true;
+  }
+
+  /** A contiguous tensor with undefined content. */
+  static empty(shape: Shape, options: TensorOptions = {}): Tensor {
+    checkShape("empty", shape);
+    const dtype = options.dtype ?? "f32";
+    const device = options.device ?? defaultDevice();
+    if (!device.dtypes.includes(dtype)) throw new DTypeError("empty", `device ${device.info.name} has no ${dtype}`);
+    const storage = Storage.allocate(device, sizeOf(shape) * BYTES[dtype]);
+    return new Tensor(
+      { storage, dtype, offset: 0, shape: [...shape], strides: contiguousStrides(shape) },
+      { requiresGrad: options.requiresGrad },
+    );
+  }
+
+  /** From host values in row-major order; `bf16` rounds numbers, and takes the bits as they are from a Uint16Array. */
+  static from(values: ArrayLike<number>, shape: Shape, options: TensorOptions = {}): Tensor {
+    const dtype = options.dtype ?? "f32";
+    if (values.length !== sizeOf(shape)) {
+      throw new ShapeError("tensor", `${values.length} numbers do not fill a tensor of shape ${show(shape)}`);
+    }
+    const out = Tensor.empty(shape, options);
+    const host = typedArray(dtype, new ArrayBuffer(values.length * BYTES[dtype]), 0, values.length);
+    if (dtype === "bf16" && !(values instanceof Uint16Array)) {
+      for (let i = 0; i < values.length; i++) host[i] = toBf16(values[i]);
+    } else host.set(values);
+    out.device.write(out.storage, 0, new Uint8Array(host.buffer));
+    return out;
+  }
+
+  /** Over bytes that never change, such as a part of a mapped file: not copied where the device can read them in place. */
+  static map(bytes: Uint8Array, shape: Shape, dtype: DType, device: Device = defaultDevice()): Tensor {
+    checkShape("map", shape);
+    if (bytes.byteLength !== sizeOf(shape) * BYTES[dtype]) {
+      throw new ShapeError("map", `${bytes.byteLength} bytes are not a ${dtype} tensor of shape ${show(shape)}`);
+    }
+    const storage = Storage.map(device, bytes, BYTES[dtype]);
+    return new Tensor({ storage, dtype, offset: 0, shape: [...shape], strides: contiguousStrides(shape) });
+  }
+
+  get device(): Device {
+    return this.storage.device;
+  }
+  /** Number of dimensions. */
+  get rank(): number {
+    return this.shape.length;
+  }
+  /** Number of elements. */
+  get size(): number {
+    return sizeOf(this.shape);
+  }
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+  get requiresGrad(): boolean {
+    return this.#requiresGrad || this.node !== undefined;
+  }
+  set requiresGrad(on: boolean) {
+    if (this.node)
+      throw new GradientError("requiresGrad", "only a leaf can be set; use detach() for a copy without history");
+    if (on && (!isFloating(this.dtype) || this.dtype === "bf16")) {
+      throw new DTypeError("requiresGrad", `gradients need f32 or f64, not ${this.dtype}`);
+    }
+    this.#requiresGrad = on;
+  }
+  /** Where this tensor's gradient goes; undefined where none flows. For ops. */
+  get edge(): Edge | undefined {
+    return this.node ?? (this.#requiresGrad ? this : undefined);
+  }
+
+  /** Waits for the device and copies the elements out, row-major; bf16 comes widened to f32. */
+  async data(): Promise<Float32Array | Float64Array | Int32Array> {
+    this.#check("data");
+    const dense = this.storage && isContiguous(this.shape, this.strides) ? this.alias() : ops.contiguousCopy(this);
+    try {
+      const size = BYTES[this.dtype];
+      const bytes = await this.device.read(dense.storage, dense.offset * size, this.size * size);
+      const values = typedArray(this.dtype, bytes.buffer, bytes.byteOffset, this.size);
+      return values instanceof Uint16Array ? Float32Array.from(values, fromBf16) : values;
+    } finally {
+      dense.dispose();
+    }
+  }
+  /** The one element as a number. @throws ShapeError when there is more than one */
+  async item(): Promise<number> {
+    if (this.size !== 1) throw new ShapeError("item", `a tensor of shape ${show(this.shape)} is not one number`);
+    return (await this.data())[0];
+  }
+  /** The elements in nested arrays. */
+  async tolist(): Promise<Nested> {
+    const values = await this.data();
+    const build = (dim: number, at: number): Nested =>
+      dim === this.rank
+        ? values[at]
+        : Array.from({ length: this.shape[dim] }, (_, i) =>
+            build(dim + 1, at + i * contiguousStrides(this.shape)[dim]),
+          );
+    return build(0, 0);
+  }
+
+  /** Another tensor on the same memory, untracked and without history unless told otherwise. For ops and caches. */
+  alias(options: { tracked?: boolean } = {}): Tensor {
+    this.#check("alias");
+    this.storage.retain();
+    return new Tensor(this, { tracked: options.tracked ?? false });
+  }
+  /** Hands an untracked tensor to the current scope. */
+  adopt(): this {
+    track(this);
+    return this;
+  }
+  /** Takes the tensor out of its scope: it lives until `dispose()`. */
+  keep(): this {
+    untrack(this);
+    return this;
+  }
+  /** Gives the memory back. Safe to call twice. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    untrack(this);
+    dropped.unregister(this);
+    this.storage.release();
+    this.grad?.dispose();
+    this.grad = undefined;
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+  #check(op: string): void {
+    if (this.#disposed)
+      throw new TensorError(
+        op,
+        `the tensor of shape ${show(this.shape)} was freed; keep() it, or return it from its scope`,
+      );
+  }
+
+  /** Sends gradients back to all leaves; see {@link runBackward}. */
+  backward(gradient?: Tensor): void {
+    runBackward(this, gradient);
+  }
+  /** The same values without history. */
+  detach(): Tensor {
+    return this.alias({ tracked: true });
+  }
+  /** A contiguous copy; the gradient flows through. */
+  clone(): Tensor {
+    return ops.clone(this);
+  }
+
+  add(b: Tensor | number): Tensor {
+    return ops.add(this, b);
+  }
+  sub(b: Tensor | number): Tensor {
+    return ops.sub(this, b);
+  }
+  mul(b: Tensor | number): Tensor {
+    return ops.mul(this, b);
+  }
+  div(b: Tensor | number): Tensor {
+    return ops.div(this, b);
+  }
+  pow(b: Tensor | number): Tensor {
+    return ops.pow(this, b);
+  }
+  maximum(b: Tensor | number): Tensor {
+    return ops.maximum(this, b);
+  }
+  minimum(b: Tensor | number): Tensor {
+    return ops.minimum(this, b);
+  }
+  /** 1 where less, else 0. */
+  lt(b: Tensor | number): Tensor {
+    return ops.lt(this, b);
+  }
+  le(b: Tensor | number): Tensor {
+    return ops.le(this, b);
+  }
+  gt(b: Tensor | number): Tensor {
+    return ops.gt(this, b);
+  }
+  ge(b: Tensor | number): Tensor {
+    return ops.ge(this, b);
+  }
+  eq(b: Tensor | number): Tensor {
+    return ops.eq(this, b);
+  }
+  ne(b: Tensor | number): Tensor {
+    return ops.ne(this, b);
+  }
+  neg(): Tensor {
+    return ops.neg(this);
+  }
+  abs(): Tensor {
+    return ops.abs(this);
+  }
+  sign(): Tensor {
+    return ops.sign(this);
+  }
+  floor(): Tensor {
+    return ops.floor(this);
+  }
+  ceil(): Tensor {
+    return ops.ceil(this);
+  }
+  round(): Tensor {
+    return ops.round(this);
+  }
+  sqrt(): Tensor {
+    return ops.sqrt(this);
+  }
+  rsqrt(): Tensor {
+    return ops.rsqrt(this);
+  }
+  square(): Tensor {
+    return ops.square(this);
+  }
+  exp(): Tensor {
+    return ops.exp(this);
+  }
+  log(): Tensor {
+    return ops.log(this);
+  }
+  sin(): Tensor {
+    return ops.sin(this);
+  }
+  cos(): Tensor {
+    return ops.cos(this);
+  }
+  tanh(): Tensor {
+    return ops.tanh(this);
+  }
+  erf(): Tensor {
+    return ops.erf(this);
+  }
+  sigmoid(): Tensor {
+    return ops.sigmoid(this);
+  }
+  silu(): Tensor {
+    return ops.silu(this);
+  }
+  relu(): Tensor {
+    return ops.relu(this);
+  }
+  gelu(): Tensor {
+    return ops.gelu(this);
+  }
+
+  /** Sum over `dims` (all unless given). */
+  sum(dims?: number | readonly number[], keepdim = false): Tensor {
+    return ops.sum(this, dims, keepdim);
+  }
+  mean(dims?: number | readonly number[], keepdim = false): Tensor {
+    return ops.mean(this, dims, keepdim);
+  }
+  amax(dims?: number | readonly number[], keepdim = false): Tensor {
+    return ops.amax(this, dims, keepdim);
+  }
+  amin(dims?: number | readonly number[], keepdim = false): Tensor {
+    return ops.amin(this, dims, keepdim);
+  }
+  /** Index of the largest value along the last dimension, i32. */
+  argmax(): Tensor {
+    return ops.argmax(this);
+  }
+  softmax(dim = -1): Tensor {
+    return ops.softmax(this, dim);
+  }
+  logSoftmax(dim = -1): Tensor {
+    return ops.logSoftmax(this, dim);
+  }
+
+  matmul(b: Tensor): Tensor {
+    return ops.matmul(this, b);
+  }
+
+  /** A view where strides allow, else a copy; one size may be −1. */
+  reshape(...shape: number[]): Tensor {
+    return ops.reshape(this, shape);
+  }
+  permute(...dims: number[]): Tensor {
+    return ops.permute(this, dims);
+  }
+  transpose(a: number, b: number): Tensor {
+    return ops.transpose(this, a, b);
+  }
+  /** The matrix transpose of the last two dimensions. */
+  get T(): Tensor {
+    return ops.transpose(this, -2, -1);
+  }
+  unsqueeze(dim: number): Tensor {
+    return ops.unsqueeze(this, dim);
+  }
+  squeeze(dim: number): Tensor {
+    return ops.squeeze(this, dim);
+  }
+  expand(...shape: number[]): Tensor {
+    return ops.expand(this, shape);
+  }
+  /** Elements `start` to `end` (not included) along `dim`, every `step`th; negative numbers count from the end. */
+  slice(dim: number, start?: number, end?: number, step?: number): Tensor {
+    return ops.slice(this, dim, start, end, step);
+  }
+  /** One index along `dim`, the dimension dropped. */
+  select(dim: number, index: number): Tensor {
+    return ops.select(this, dim, index);
+  }
+  /** Rows (first dimension) picked by an i32 tensor. */
+  indexSelect(index: Tensor): Tensor {
+    return ops.embedding(this, index);
+  }
+  contiguous(): Tensor {
+    return isContiguous(this.shape, this.strides) ? this : ops.clone(this);
+  }
+  /** The values in another element type. */
+  to(dtype: DType): Tensor {
+    return dtype === this.dtype ? this : ops.cast(this, dtype);
+  }
+
+  toString(): string {
+    return `Tensor(shape=${show(this.shape)}, dtype=${this.dtype}, device=${this.device.info.name}${isGradEnabled() && this.requiresGrad ? ", requiresGrad" : ""})`;
+  }
+}
