@@ -31,7 +31,13 @@ export function alpacaReader(options: {
     });
   const row = z.object(
     {
-      instruction: instruction === undefined ? text : z.unknown().transform(() => instruction),
+      instruction:
+        instruction === undefined
+          ? text
+          : z
+              .unknown()
+              .optional()
+              .transform(() => instruction),
       input: text.default(""),
       output: text,
     },
@@ -45,7 +51,8 @@ export function alpacaReader(options: {
     if (result.success) return result.data;
     const issue = result.error.issues[0];
     const field = issue.path[0];
-    throw new DataError("field", { ...place, field: field === undefined ? undefined : String(field) }, issue.message);
+    const code = issue.code === "too_big" ? "limit" : "field";
+    throw new DataError(code, { ...place, field: field === undefined ? undefined : String(field) }, issue.message);
   };
 }
 

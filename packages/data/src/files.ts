@@ -52,7 +52,7 @@ export async function checkInput(path: string): Promise<number> {
     );
   }
   if (found.size === 0n) {
-    throw new DataError("empty", { file: path }, "the file is empty; give one with a header and rows");
+    throw new DataError("empty", { file: path }, "the file is empty; give one with rows");
   }
   return Number(found.size);
 }

@@ -152,11 +152,11 @@ export class RecordSplitter {
 
   #checkLengths(end: number): boolean {
     if (end - this.#cellStart > this.#maxCellLength) {
-      const cause = this.#state === "quoted" ? "; a quote that is never closed may have opened it: close it" : "";
+      const cure = this.#state === "quoted" ? "close the quote that opens it," : "shorten it";
       const limit = formatCount(this.#maxCellLength);
       this.#stop(
         "limit",
-        `the cell is longer than ${limit} characters${cause}, or raise maxCellLength`,
+        `the cell is longer than ${limit} characters; ${cure} or raise maxCellLength`,
         this.#cellLine,
       );
     } else if (end - this.#recordStart > this.#maxRowLength) {
@@ -172,7 +172,7 @@ export class RecordSplitter {
 
   #stopAfterQuote(): void {
     const opened = this.#line === this.#cellLine ? "" : ` (it opened on line ${this.#cellLine})`;
-    const found = quoteName(this.#text.slice(this.#at, this.#at + 12).split(/[\r\n]/, 1)[0]);
+    const found = quoteName(String.fromCodePoint(this.#text.codePointAt(this.#at)!));
     this.#stop(
       "broken-quote",
       `the closing quote of this cell${opened} is followed by ${found}; write a quote inside a cell as "", or close the cell before it`,
