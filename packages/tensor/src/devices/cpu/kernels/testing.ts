@@ -1,0 +1,98 @@
+/** What the tests of kernels share: compiling one, running it, and buffers that end at an inaccessible page. */
+import { CFunction, type Pointer, toArrayBuffer } from "bun:ffi";
+import { native } from "#native";
+import { emitX64 } from "../emit/x64.ts";
+import {
+  type ArgumentTypes,
+  type ArgumentValues,
+  argumentBlockBytes,
+  buildKernel,
+  type Kernel,
+  writeArguments,
+} from "../lang/kernel.ts";
+import { AVX2, type Target } from "../lang/target.ts";
+
+export type Run<A extends ArgumentTypes> = (values: ArgumentValues<A>, begin?: number, end?: number) => void;
+
+/** Memory and kernels of one target. */
+export interface Machine {
+  readonly target: Target;
+  /**
+   * Zeroed memory. Its end is the end of readable memory, where the target allows that; with `early` its beginning is
+   * the beginning.
+   */
+  allocate(bytes: number, early?: boolean): Memory;
+  compile<const A extends ArgumentTypes>(kernel: Kernel<A>): Run<A>;
+}
+
+export interface Memory {
+  readonly address: number;
+  readonly bytes: number;
+  readonly f32: Float32Array;
+  readonly u16: Uint16Array;
+  readonly i32: Int32Array;
+}
+
+const PAGE = 4096;
+
+function memory(buffer: ArrayBuffer | SharedArrayBuffer, offset: number, bytes: number, address: number): Memory {
+  return {
+    address,
+    bytes,
+    f32: new Float32Array(buffer as ArrayBuffer, offset, bytes >> 2),
+    u16: new Uint16Array(buffer as ArrayBuffer, offset, bytes >> 1),
+    i32: new Int32Array(buffer as ArrayBuffer, offset, bytes >> 2),
+  };
+}
+
+const compiled = new Map<unknown, unknown>();
+
+/** Machine code of this computer. */
+export const avx2: Machine = {
+  target: AVX2,
+  allocate(bytes, early = false) {
+    const size = Math.max(PAGE, Math.ceil(bytes / PAGE) * PAGE);
+    const start = native!.map(size);
+    const offset = early ? 0 : size - Math.ceil(bytes / 4) * 4;
+    return memory(toArrayBuffer(start as Pointer, 0, size), offset, bytes, start + offset);
+  },
+  compile<const A extends ArgumentTypes>(kernel: Kernel<A>): Run<A> {
+    const known = compiled.get(kernel);
+    if (known) return known as Run<A>;
+    const { code } = emitX64(buildKernel(kernel, AVX2));
+    const address = native!.map(code.length);
+    new Uint8Array(toArrayBuffer(address as Pointer, 0, code.length)).set(code);
+    if (!native!.makeExecutable(address, code.length)) throw new Error("no executable memory");
+    const call = CFunction({ ptr: address as Pointer, args: ["ptr", "i32", "i32"], returns: "void" });
+    const block = new Uint8Array(new ArrayBuffer(argumentBlockBytes(kernel)));
+    const run: Run<A> = (values, begin = 0, end = 1) => {
+      writeArguments(kernel, new DataView(block.buffer), 0, values);
+      call(block, begin, end);
+    };
+    compiled.set(kernel, run);
+    return run;
+  },
+};
+
+/** The targets this computer can run. */
+export const machines: readonly Machine[] = [avx2];
+
+/** Numbers in [-1, 1) that are the same in every run. */
+export function fill(array: Float32Array, seed: number): Float32Array {
+  let state = seed * 2654435761 + 12345;
+  for (let i = 0; i < array.length; i++) {
+    state = (Math.imul(state, 1664525) + 1013904223) | 0;
+    array[i] = (state >> 8) / 2 ** 23;
+  }
+  return array;
+}
+
+/** The bf16 numbers nearest to `values`. */
+export function toBf16(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  return Uint16Array.from(bits, (word) => (word + 0x7fff + ((word >>> 16) & 1)) >>> 16);
+}
+
+export function fromBf16(values: Uint16Array): Float32Array {
+  return new Float32Array(Uint32Array.from(values, (half) => half << 16).buffer);
+}

@@ -1,0 +1,39 @@
+/** What a kernel may know of the machine it is built for: sizes, never instructions. */
+export interface Target {
+  readonly name: "avx2" | "avx512" | "neon" | "wasm";
+  /** f32 lanes of a vector. */
+  readonly lanes: number;
+  readonly vectorRegisters: number;
+  /** Bytes of an address. */
+  readonly pointerBytes: 4 | 8;
+  /** Multiply-add rounds once. */
+  readonly fused: boolean;
+  readonly gemm: {
+    /** Rows of the register tile. */
+    readonly rows: number;
+    /** Vectors across the register tile. */
+    readonly vectors: number;
+    /** Depth of a block of the inner dimension: the two panels of a tile stay in the first-level cache. Part of the result: sums are cut there. */
+    readonly depth: number;
+    /** Rows of A kept in the second-level cache; a multiple of `rows`. */
+    readonly blockRows: number;
+  };
+}
+
+export const AVX2: Target = {
+  name: "avx2",
+  lanes: 8,
+  vectorRegisters: 16,
+  pointerBytes: 8,
+  fused: true,
+  gemm: { rows: 6, vectors: 2, depth: 256, blockRows: 192 },
+};
+
+export const WASM: Target = {
+  name: "wasm",
+  lanes: 4,
+  vectorRegisters: 16,
+  pointerBytes: 4,
+  fused: false,
+  gemm: { rows: 4, vectors: 2, depth: 256, blockRows: 128 },
+};
