@@ -1,0 +1,16 @@
+export {
+  type ChatMessage,
+  ChatTemplate,
+  ChatTemplateError,
+  type RenderLimits,
+  type RenderOptions,
+  type ToolCall,
+} from "./chat-template.ts";
+export { TextStream, type TextStreamOptions, type TokenBytes } from "./text-stream.ts";
+export {
+  type DecodeOptions,
+  type EncodeOptions,
+  type LoadTokenizerOptions,
+  loadTokenizer,
+  Tokenizer,
+} from "./tokenizer.ts";
