@@ -104,10 +104,10 @@ describe("what cannot be decoded is refused with its place", () => {
 
   test("the place is exact wherever the pieces of the reading end", async () => {
     await fc.assert(
-      fc.asyncProperty(fc.integer({ min: 0, max: 140_000 }), fc.constantFrom("云", "云\n"), async (length, filler) => {
-        const good = Buffer.from(`\ufeff${filler.repeat(length / 4)}`);
+      fc.asyncProperty(fc.integer({ min: 0, max: 70_000 }), fc.constantFrom("云", "云\n"), async (count, filler) => {
+        const good = Buffer.from(`\ufeff${filler.repeat(count)}`);
         const path = folder.file("place.csv", Buffer.concat([good, Uint8Array.of(0xe4, 0xba), Buffer.from("ok")]));
-        const lines = filler === "云" ? 1 : 1 + Math.floor(length / 4);
+        const lines = filler === "云" ? 1 : 1 + count;
         const error = await dataErrorOf(() => read(path));
         expect(error.message).toContain(`byte 0xe4 at offset ${good.length}, line ${lines},`);
       }),

@@ -218,6 +218,10 @@ describe("what is wrong is named with file, line, row and column", () => {
     );
   });
 
+  test("a broken quote below a header that lacks columns is not the trouble", async () => {
+    expect((await refuse('question\n"a" b\n')).code).toBe("missing-column");
+  });
+
   test("the first trouble is the one told", async () => {
     expect((await refuse('input,output\n1\n2,"3\n')).code).toBe("ragged-row");
   });
