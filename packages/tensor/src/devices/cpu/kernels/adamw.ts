@@ -1,6 +1,5 @@
 // AdamW (Loshchilov & Hutter, 2019) as PyTorch computes it; an item is a piece of `columns` elements.
 import { defineKernel } from "../lang/kernel.ts";
-import { ITEMS } from "./rows.ts";
 
 /**
  * g = grad·gradScale; m = β₁m + (1−β₁)g; v = β₂v + (1−β₂)g²; param = param·decay − rate·m / (√v·inverseCorrection2 + eps).
@@ -9,12 +8,12 @@ import { ITEMS } from "./rows.ts";
 export const adamWKernel = defineKernel(
   "adamW",
   {
-    ...{ ...ITEMS, columns: "index", total: "index", param: "f32*", grad: "f32*", m: "f32*", v: "f32*" },
+    ...{ columns: "index", total: "index", param: "f32*", grad: "f32*", m: "f32*", v: "f32*" },
     ...{ beta1: "f32", oneMinusBeta1: "f32", beta2: "f32", oneMinusBeta2: "f32", gradScale: "f32" },
     ...{ decay: "f32", rate: "f32", inverseCorrection2: "f32", eps: "f32" },
   },
   (k, args) => {
-    k.loop({ from: args.begin, to: args.end }, (item) => {
+    k.loop({ from: k.begin, to: k.end }, (item) => {
       const first = item.mul(args.columns);
       const n = args.columns.min(args.total.sub(first));
       const [param, grad, m, v] = [args.param, args.grad, args.m, args.v].map((p) => p.at(first).fixed());

@@ -1,6 +1,6 @@
 // Softmax over a vocabulary that arrives in blocks: the running maximum and sum of a row, rescaled as in flash attention.
 import { defineKernel } from "../lang/kernel.ts";
-import { ITEMS, rowPointer } from "./rows.ts";
+import { rowPointer } from "./rows.ts";
 import { exp } from "./vector-math.ts";
 
 /**
@@ -10,11 +10,11 @@ import { exp } from "./vector-math.ts";
 export const softmaxBlockKernel = defineKernel(
   "softmaxBlock",
   {
-    ...{ ...ITEMS, n: "index", logits: "f32*", sl: "index", maximum: "f32*", sum: "f32*" },
+    ...{ n: "index", logits: "f32*", sl: "index", maximum: "f32*", sum: "f32*" },
     ...{ carried: "f32*", sc: "index", width: "index" },
   },
   (k, args) => {
-    k.loop({ from: args.begin, to: args.end }, (row) => {
+    k.loop({ from: k.begin, to: k.end }, (row) => {
       const logits = rowPointer(args.logits, row, args.sl);
       const whole = args.n.alignDown(k.lanes);
       const before = args.maximum.at(row).loadF32();
@@ -51,9 +51,9 @@ export const softmaxBlockKernel = defineKernel(
 /** logits = exp(logits − shift[row]) · scale[row], in place: probabilities times a factor, given log-sum-exp as shift. */
 export const softmaxGradKernel = defineKernel(
   "softmaxGrad",
-  { ...ITEMS, n: "index", logits: "f32*", sl: "index", shift: "f32*", scale: "f32*" },
+  { n: "index", logits: "f32*", sl: "index", shift: "f32*", scale: "f32*" },
   (k, args) => {
-    k.loop({ from: args.begin, to: args.end }, (row) => {
+    k.loop({ from: k.begin, to: k.end }, (row) => {
       const logits = rowPointer(args.logits, row, args.sl);
       const shift = args.shift.at(row).broadcast();
       const scale = args.scale.at(row).broadcast();

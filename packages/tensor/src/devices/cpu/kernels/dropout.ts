@@ -2,7 +2,7 @@
 import type { Builder } from "../lang/builder.ts";
 import { defineKernel } from "../lang/kernel.ts";
 import type { VI } from "../lang/values.ts";
-import { ITEMS, rowPointer } from "./rows.ts";
+import { rowPointer } from "./rows.ts";
 
 const MULTIPLIERS = [0xd2511f53, 0xcd9e8d57];
 const WEYL = [0x9e3779b9, 0xbb67ae85];
@@ -42,11 +42,11 @@ export const DROPOUT_CONSTANTS = { key0: 0, key1: 1, stream: 2, threshold: 3, la
 export const dropoutKernel = defineKernel(
   "dropout",
   {
-    ...{ ...ITEMS, n: "index", scale: "f32", places: "f32*", constants: "f32*" },
+    ...{ n: "index", scale: "f32", places: "f32*", constants: "f32*" },
     ...{ x: "f32*", sx: "index", out: "f32*", so: "index" },
   },
   (k: Builder, args) => {
-    k.loop({ from: args.begin, to: args.end }, (row) => {
+    k.loop({ from: k.begin, to: k.end }, (row) => {
       const x = rowPointer(args.x, row, args.sx);
       const out = rowPointer(args.out, row, args.so);
       const place = args.places.at(row.mul(2)).fixed();

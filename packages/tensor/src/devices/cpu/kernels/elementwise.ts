@@ -5,7 +5,7 @@ import type { Program } from "../../../expr/program.ts";
 import type { Builder } from "../lang/builder.ts";
 import { type ArgumentType, defineKernel, type Kernel } from "../lang/kernel.ts";
 import { type F32, type Index, Pointer, type VF } from "../lang/values.ts";
-import { ITEMS, rowPointer } from "./rows.ts";
+import { rowPointer } from "./rows.ts";
 import { exp, log, maxNaN, minNaN, tanh } from "./vector-math.ts";
 
 type Unary = (k: Builder, a: VF) => VF;
@@ -85,7 +85,6 @@ export interface ElementwiseForm {
  */
 export function elementwiseKernel(program: Program, form: ElementwiseForm): Kernel {
   const args: Record<string, ArgumentType> = {
-    ...ITEMS,
     columns: "index",
     total: "index",
     out: `${form.out}*`,
@@ -97,9 +96,9 @@ export function elementwiseKernel(program: Program, form: ElementwiseForm): Kern
   });
   for (let i = 0; i < program.params; i++) args[`p${i}`] = "f32";
   return defineKernel("elementwise", args, (k, given) => {
-    const index = (name: string) => given[name] as Index;
-    const params = Array.from({ length: program.params }, (_, i) => (given[`p${i}`] as F32).splat());
-    k.loop({ from: index("begin"), to: index("end") }, (row) => {
+    const index = (name: string) => given[name] as unknown as Index;
+    const params = Array.from({ length: program.params }, (_, i) => (given[`p${i}`] as unknown as F32).splat());
+    k.loop({ from: k.begin, to: k.end }, (row) => {
       const columns = index("columns");
       const n = columns.min(index("total").sub(row.mul(columns)));
       const out = rowPointer(given.out as Pointer, row, index("so"));

@@ -1,6 +1,6 @@
 // RMSNorm (Zhang & Sennrich, 2019): rows of n elements, one item a row; and its gradients.
 import { defineKernel } from "../lang/kernel.ts";
-import { ITEMS, rowPointer, sumOver } from "./rows.ts";
+import { rowPointer, sumOver } from "./rows.ts";
 
 type Weight = "f32*" | "bf16*";
 
@@ -9,7 +9,6 @@ export const rmsNormKernel = (weight: Weight) =>
   defineKernel(
     "rmsNorm",
     {
-      ...ITEMS,
       n: "index",
       inverseN: "f32",
       eps: "f32",
@@ -21,7 +20,7 @@ export const rmsNormKernel = (weight: Weight) =>
       rstd: "f32*",
     },
     (k, args) => {
-      k.loop({ from: args.begin, to: args.end }, (row) => {
+      k.loop({ from: k.begin, to: k.end }, (row) => {
         const x = rowPointer(args.x, row, args.sx);
         const squares = sumOver(k, args.n, (i, count) => {
           const value = x.at(i).load(count);
@@ -44,7 +43,6 @@ export const rmsNormBackwardKernel = (weight: Weight) =>
   defineKernel(
     "rmsNormBackward",
     {
-      ...ITEMS,
       n: "index",
       inverseN: "f32",
       grad: "f32*",
@@ -57,7 +55,7 @@ export const rmsNormBackwardKernel = (weight: Weight) =>
       so: "index",
     },
     (k, args) => {
-      k.loop({ from: args.begin, to: args.end }, (row) => {
+      k.loop({ from: k.begin, to: k.end }, (row) => {
         const grad = rowPointer(args.grad, row, args.sg);
         const x = rowPointer(args.x, row, args.sx);
         const w = args.weight.fixed();
@@ -80,9 +78,9 @@ export const rmsNormBackwardKernel = (weight: Weight) =>
 /** out[i] = Σ over rows of g·x·r, in order; an item is one vector of columns. */
 export const rmsNormWeightGradKernel = defineKernel(
   "rmsNormWeightGrad",
-  { ...ITEMS, n: "index", rows: "index", grad: "f32*", sg: "index", x: "f32*", sx: "index", rstd: "f32*", out: "f32*" },
+  { n: "index", rows: "index", grad: "f32*", sg: "index", x: "f32*", sx: "index", rstd: "f32*", out: "f32*" },
   (k, args) => {
-    k.loop({ from: args.begin, to: args.end }, (item) => {
+    k.loop({ from: k.begin, to: k.end }, (item) => {
       const column = item.mul(k.lanes);
       const count = args.n.sub(column);
       const grad = k.variable(args.grad.at(column).fixed());

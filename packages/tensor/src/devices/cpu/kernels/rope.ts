@@ -1,6 +1,6 @@
 // Rotary position embedding (Su et al., 2021) in halves, as transformers applies it; one item a row of heads.
 import { defineKernel } from "../lang/kernel.ts";
-import { ITEMS, rowPointer } from "./rows.ts";
+import { rowPointer } from "./rows.ts";
 
 /**
  * (a, b) → (a·cos − b·sin, b·cos + a·sin) for a in the lower and b in the upper half of every head. `cos` and `sin` are
@@ -9,11 +9,11 @@ import { ITEMS, rowPointer } from "./rows.ts";
 export const ropeKernel = defineKernel(
   "rope",
   {
-    ...{ ...ITEMS, heads: "index", half: "index", cos: "f32*", sin: "f32*" },
+    ...{ heads: "index", half: "index", cos: "f32*", sin: "f32*" },
     ...{ x: "f32*", sx: "index", hx: "index", out: "f32*", so: "index", ho: "index" },
   },
   (k, args) => {
-    k.loop({ from: args.begin, to: args.end }, (row) => {
+    k.loop({ from: k.begin, to: k.end }, (row) => {
       const cos = rowPointer(args.cos, row, args.half);
       const sin = rowPointer(args.sin, row, args.half);
       const x = k.variable(rowPointer(args.x, row, args.sx));

@@ -2,9 +2,6 @@
 import type { Builder } from "../lang/builder.ts";
 import type { F32, Index, Pointer, VF } from "../lang/values.ts";
 
-/** The first two arguments of every kernel: the items of this call, filled in for each thread by the pool. */
-export const ITEMS = { begin: "index", end: "index" } as const;
-
 /** Where row `row` begins, in a register of its own. */
 export function rowPointer(first: Pointer, row: Index, stride: Index): Pointer {
   return first.at(row.mul(stride)).fixed();

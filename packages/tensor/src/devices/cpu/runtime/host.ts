@@ -1,8 +1,8 @@
 // What the operating system must give the compiled device: pages, executable pages, mapped files, calls by address.
 // `#native` is this interface under Bun (see native.bun.ts) and `undefined` in Node and browsers (native.none.ts).
 
-/** A kernel of the compiled device: does what its block of arguments says. */
-export type KernelFunction = (args: number) => void;
+/** A kernel of the compiled device: works on the items `begin` (inclusive) to `end` (exclusive) of the job described at `args`. */
+export type KernelFunction = (args: number, begin: number, end: number) => void;
 
 /** A file mapped read-only into memory. */
 export interface MappedFile {
@@ -39,6 +39,6 @@ export interface NativeHost {
   call(address: number, a: number, b: number, out: ArrayBufferView): void;
   /** Asks the kernel for the AMX tile registers, once per process and before threads start. False when refused. */
   requestTiles(): boolean;
-  /** Text put before a worker's source so that it finds `kernelAt` and `view` on `globalThis.tensorNative`. */
+  /** Text put before a worker's source so that it finds `kernelAt` on `globalThis.tensorNative`. */
   readonly workerPrelude: string;
 }

@@ -8,7 +8,6 @@ import type { KernelFunction, NativeHost } from "./host.ts";
 import { chooseIsa, type Isa, IsaError } from "./isa.ts";
 import { type Memory, NativeMemory, WasmMemory } from "./memory.ts";
 import { checkThreads, type KernelIndex, type PoolOptions, WorkerPool } from "./pool.ts";
-import { BLOCK_BYTES } from "./pool-worker.ts";
 
 export type { CpuFeatures, CpuInfo } from "./cpu-info.ts";
 export { type Isa, IsaError } from "./isa.ts";
@@ -24,6 +23,9 @@ export interface RuntimeOptions {
   /** Forces a tier; default: `TENSOR_ISA` of the environment, else the best. */
   readonly isa?: string;
 }
+
+/** Room for the arguments of one kernel. */
+const ARGUMENTS_BYTES = 1024;
 
 let refusalTold = false;
 
@@ -47,8 +49,9 @@ export class Runtime {
   /** Undefined where machine code cannot run. */
   readonly cpu: CpuInfo | undefined;
   readonly memory: Memory;
-  /** The block of arguments of the next `run`; its first 16 bytes belong to the pool. */
+  /** The block of arguments of the next `run`. */
   readonly args: DataView;
+  private readonly argsAddress: number;
   private readonly code: CodeMemory | undefined;
   private readonly pool: WorkerPool;
 
@@ -78,17 +81,15 @@ export class Runtime {
       this.memory = new NativeMemory(native!);
       kind = { prelude: native!.workerPrelude };
     }
-    const blocks = this.memory.allocate(this.threads * BLOCK_BYTES);
-    this.memory.u8(blocks, this.threads * BLOCK_BYTES).fill(0);
-    const block = this.memory.i32(blocks, BLOCK_BYTES / 4);
-    this.args = new DataView(block.buffer, block.byteOffset, BLOCK_BYTES);
-    this.pool = new WorkerPool({ threads: this.threads, blocks, block, ...kind });
+    const block = this.memory.u8((this.argsAddress = this.memory.allocate(ARGUMENTS_BYTES)), ARGUMENTS_BYTES);
+    this.args = new DataView(block.buffer, block.byteOffset, ARGUMENTS_BYTES);
+    this.pool = new WorkerPool({ threads: this.threads, ...kind });
   }
 
   /**
    * Makes a kernel runnable.
    * @param code machine code with its entry at the first byte, or a WebAssembly module that imports `env.memory`
-   *   (shared, maximum 65,536 pages) and exports `kernel(args)`
+   *   (shared, maximum 65,536 pages) and exports `kernel(args, begin, end)`
    */
   load(name: string, code: Uint8Array): KernelIndex {
     if (this.code) {
@@ -107,10 +108,10 @@ export class Runtime {
 
   /**
    * Runs a kernel over items 0 … items−1 on all threads, in chunks; returns when all are done. Its arguments are in
-   * `args`: two 8-byte fields that the pool fills with the items of each call, then the kernel's own.
+   * `args`.
    */
-  run(kernel: KernelIndex, argumentBytes: number, items: number, chunk = 1): void {
-    this.pool.run(kernel, argumentBytes, items, chunk);
+  run(kernel: KernelIndex, items: number, chunk = 1): void {
+    this.pool.run(kernel, this.argsAddress, items, chunk);
   }
 
   /** The address of bytes that lie outside `memory`, or undefined where kernels cannot see them (WebAssembly). */

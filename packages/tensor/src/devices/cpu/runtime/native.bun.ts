@@ -17,7 +17,7 @@ const SYS_ARCH_PRCTL = 158;
 const ARCH_REQ_XCOMP_PERM = 0x1023;
 const XFEATURE_XTILEDATA = 18;
 
-const KERNEL_SIGNATURE = { args: ["ptr"], returns: "void" } as const;
+const KERNEL_SIGNATURE = { args: ["ptr", "i32", "i32"], returns: "void" } as const;
 
 const libcNames: Record<string, string[]> = {
   linux: ["libc.so.6", `libc.musl-${process.arch === "arm64" ? "aarch64" : "x86_64"}.so.1`],
@@ -137,11 +137,8 @@ function createHost(): NativeHost | undefined {
       return Number(symbols.syscall(SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)) === 0;
     },
 
-    workerPrelude: `import { CFunction, toArrayBuffer } from "bun:ffi";
-globalThis.tensorNative = {
-  kernelAt: (ptr) => CFunction({ ptr, args: ["ptr"], returns: "void" }),
-  view: (address, bytes) => toArrayBuffer(address, 0, bytes),
-};
+    workerPrelude: `import { CFunction } from "bun:ffi";
+globalThis.tensorNative = { kernelAt: (ptr) => CFunction({ ptr, args: ["ptr", "i32", "i32"], returns: "void" }) };
 `,
   };
 }

@@ -16,8 +16,6 @@ export const control = {
   kernel: 17,
   items: 18,
   chunk: 19,
-  /** 32-bit words of the job's arguments. */
-  argumentWords: 20,
   /** Next item to take. */
   next: 32,
   /** Threads inside the job besides the caller; the caller waits for 0. */
@@ -33,19 +31,14 @@ export const CONTROL_WORDS = control.states + 2 * MAX_THREADS;
 /** Bytes for the text of a failure, after the control words. */
 export const FAILURE_BYTES = 1024;
 export const MAX_KERNELS = 4096;
-/** Room for one thread's arguments; the first two fields, 8 bytes each, are the first item and the one after the last. */
-export const BLOCK_BYTES = 1024;
 
 export interface PoolWorkerSetup {
   /** Number of this thread, from 1; the caller is 0. */
   readonly thread: number;
   /** CONTROL_WORDS words, then FAILURE_BYTES bytes of UTF-16 text. */
   readonly control: SharedArrayBuffer;
-  /** f64: address and bytes of each kernel. */
+  /** f64: [0] the arguments' address; then address and bytes of each kernel. */
   readonly table: SharedArrayBuffer;
-  /** Address of the blocks of arguments, one a thread; the caller's is the first. */
-  readonly blocks: number;
-  readonly blockBytes: number;
   /** The kernels' memory in the WebAssembly tier; absent for machine code. */
   readonly memory?: WebAssembly.Memory;
   readonly words: typeof control;
@@ -60,22 +53,8 @@ export function poolWorker(setup: PoolWorkerSetup): void {
   const { thread, words, memory } = setup;
   const shared = new Int32Array(setup.control);
   const table = new Float64Array(setup.table);
-  const kernels: (((args: number) => void) | undefined)[] = [];
-  const native = (
-    globalThis as {
-      tensorNative?: {
-        kernelAt(address: number): (typeof kernels)[0];
-        view(address: number, bytes: number): ArrayBuffer;
-      };
-    }
-  ).tensorNative;
-  const own = setup.blocks + thread * setup.blockBytes;
-  const block = (address: number) =>
-    memory
-      ? new Int32Array(memory.buffer, address, setup.blockBytes / 4)
-      : new Int32Array(native!.view(address, setup.blockBytes));
-  const given = block(setup.blocks);
-  const mine = block(own);
+  const kernels: (((args: number, begin: number, end: number) => void) | undefined)[] = [];
+  const native = (globalThis as { tensorNative?: { kernelAt(address: number): (typeof kernels)[0] } }).tensorNative;
   const process = (globalThis as { process?: { getBuiltinModule?(name: string): typeof import("node:fs") } }).process;
   try {
     // Linux tells the thread's id, by which the caller sees that it is gone.
@@ -88,9 +67,9 @@ export function poolWorker(setup: PoolWorkerSetup): void {
   const kernel = (index: number) => {
     const known = kernels[index];
     if (known) return known;
-    const address = table[2 * index]!;
+    const address = table[1 + 2 * index]!;
     if (memory) {
-      const code = new Uint8Array(memory.buffer, address, table[2 * index + 1]!).slice();
+      const code = new Uint8Array(memory.buffer, address, table[2 + 2 * index]!).slice();
       const instance = new WebAssembly.Instance(new WebAssembly.Module(code), { env: { memory } });
       return (kernels[index] = instance.exports.kernel as (typeof kernels)[0]);
     }
@@ -107,16 +86,13 @@ export function poolWorker(setup: PoolWorkerSetup): void {
 
   const work = () => {
     const run = kernel(shared[words.kernel]!)!;
+    const args = table[0]!;
     const items = shared[words.items]!;
     const chunk = shared[words.chunk]!;
-    const argumentWords = shared[words.argumentWords]!;
-    for (let i = 4; i < argumentWords; i++) mine[i] = given[i]!;
     for (;;) {
       const begin = Atomics.add(shared, words.next, chunk);
       if (begin >= items) return;
-      mine[0] = begin;
-      mine[2] = Math.min(begin + chunk, items);
-      run(own);
+      run(args, begin, Math.min(begin + chunk, items));
     }
   };
 

@@ -2,7 +2,6 @@
 //
 // A job is a kernel, the address of its arguments and a number of items; threads take items in chunks from a shared
 // counter. What an item computes does not depend on who takes it, so results are the same for any number of threads.
-// Every thread has its own copy of the arguments, whose first two fields say which items to do.
 // Starting a job allocates nothing: a few words are written, spinning threads see them at once, sleeping ones are woken.
 //
 // Signals: `run` is synchronous, and a signal handler written in JavaScript runs only when the caller is back in the
@@ -11,7 +10,6 @@
 import { builtin } from "./builtin.ts";
 import type { KernelFunction } from "./host.ts";
 import {
-  BLOCK_BYTES,
   CONTROL_WORDS,
   control,
   FAILURE_BYTES,
@@ -32,10 +30,6 @@ export type KernelIndex = number;
 export interface PoolOptions {
   /** Threads that compute, the caller included; 1 starts none. */
   readonly threads: number;
-  /** Address of BLOCK_BYTES for each thread, in the kernels' memory. */
-  readonly blocks: number;
-  /** Those bytes of the caller's thread, the first. */
-  readonly block: Int32Array;
   /** The kernels' memory in the WebAssembly tier. */
   readonly memory?: WebAssembly.Memory;
   /** Source put before the worker's own (see NativeHost.workerPrelude). */
@@ -71,7 +65,7 @@ export class WorkerPool {
     this.options = options;
     this.threads = checkThreads(options.threads);
     this.words = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4 + FAILURE_BYTES), 0, CONTROL_WORDS);
-    this.table = new Float64Array(new SharedArrayBuffer(8 * 2 * MAX_KERNELS));
+    this.table = new Float64Array(new SharedArrayBuffer(8 * (1 + 2 * MAX_KERNELS)));
     this.mayWait = mayWait();
   }
 
@@ -85,32 +79,26 @@ export class WorkerPool {
     if (index >= MAX_KERNELS) throw new PoolError(`[pool] no room for kernel ${name}: ${MAX_KERNELS} are registered`);
     this.kernels.push(run);
     this.names.push(name);
-    this.table[2 * index] = address;
-    this.table[2 * index + 1] = bytes;
+    this.table[1 + 2 * index] = address;
+    this.table[2 + 2 * index] = bytes;
     return index;
   }
 
   /**
-   * Runs a kernel over the items 0 … items−1, in chunks, on all threads; returns when all are done. Its arguments lie in
-   * the caller's block, from byte 16 to `argumentBytes`.
+   * Runs a kernel over the items 0 … items−1, in chunks, on all threads; returns when all are done.
    * @throws PoolError when a thread was lost; the job's results are then incomplete and the pool is of no more use
    */
-  run(kernel: KernelIndex, argumentBytes: number, items: number, chunk = 1): void {
+  run(kernel: KernelIndex, args: number, items: number, chunk = 1): void {
     if (this.lost) throw this.lost;
     if (this.closed) throw new PoolError("[pool] the device has been disposed");
     const call = this.kernels[kernel];
     if (call === undefined) throw new PoolError(`[pool] there is no kernel ${kernel}`);
-    if (!(argumentBytes >= 16 && argumentBytes <= BLOCK_BYTES)) {
-      throw new RangeError(
-        `[pool] ${this.names[kernel]}: arguments of ${argumentBytes} bytes do not fit ${BLOCK_BYTES}`,
-      );
-    }
     if (!(items >= 0 && chunk >= 1 && items < 2 ** 30 && chunk < 2 ** 20)) {
       throw new RangeError(`[pool] ${this.names[kernel]}: ${items} items in chunks of ${chunk} are out of range`);
     }
     if (items === 0) return;
     if (items <= chunk || this.threads === 1) {
-      for (let begin = 0; begin < items; begin += chunk) this.call(call, begin, Math.min(begin + chunk, items));
+      for (let begin = 0; begin < items; begin += chunk) call(args, begin, Math.min(begin + chunk, items));
       return;
     }
     this.workers ??= this.start();
@@ -119,7 +107,7 @@ export class WorkerPool {
     words[control.kernel] = kernel;
     words[control.items] = items;
     words[control.chunk] = chunk;
-    words[control.argumentWords] = argumentBytes >> 2;
+    this.table[0] = args;
     Atomics.store(words, control.next, 0);
     Atomics.store(words, control.open, 1);
     Atomics.add(words, control.generation, 1);
@@ -130,7 +118,7 @@ export class WorkerPool {
       for (;;) {
         const begin = Atomics.add(words, control.next, chunk);
         if (begin >= items) break;
-        this.call(call, begin, Math.min(begin + chunk, items));
+        call(args, begin, Math.min(begin + chunk, items));
       }
     } finally {
       // After a throw nobody takes more items.
@@ -158,15 +146,6 @@ export class WorkerPool {
       if (Atomics.load(this.words, control.states + thread) === 1) count++;
     }
     return count;
-  }
-
-  private call(kernel: KernelFunction, begin: number, end: number): void {
-    const { block, blocks } = this.options;
-    block[0] = begin;
-    block[1] = 0;
-    block[2] = end;
-    block[3] = 0;
-    kernel(blocks);
   }
 
   /** Waits until no other thread is inside the job. */
@@ -220,8 +199,6 @@ export class WorkerPool {
         thread: index + 1,
         control: this.words.buffer,
         table: this.table.buffer,
-        blocks: this.options.blocks,
-        blockBytes: BLOCK_BYTES,
         memory: this.options.memory,
         words: control,
         controlWords: CONTROL_WORDS,

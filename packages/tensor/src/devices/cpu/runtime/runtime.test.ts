@@ -77,7 +77,7 @@ console.log("done");`,
     const runtime = new Runtime({ emitters: [isa], isa, threads: 2 });
     const kernel = runtime.load("increment", incrementKernel(isa));
     await runtime.dispose();
-    expect(() => runtime.run(kernel, 24, 10)).toThrow("disposed");
+    expect(() => runtime.run(kernel, 10)).toThrow("disposed");
   });
 });
 
@@ -96,11 +96,11 @@ describe("threads", () => {
   test("a thread that ends in the middle of a job is an error, not a hang", () => {
     const { code, out } = child(`
 import { WorkerPool } from ${JSON.stringify(join(here, "pool.ts"))};
-const prelude = "globalThis.tensorNative = { kernelAt: () => () => process.exit(3), view: (_, bytes) => new ArrayBuffer(bytes) };";
-const pool = new WorkerPool({ threads: 2, prelude, blocks: 0, block: new Int32Array(256) });
+const prelude = "globalThis.tensorNative = { kernelAt: () => () => process.exit(3) };";
+const pool = new WorkerPool({ threads: 2, prelude });
 const slow = pool.register("slow", () => Bun.sleepSync(5), 1, 1);
 for (let i = 0; i < 2; i++) {
-  try { pool.run(slow, 24, 100); } catch (error) { console.log(error.name, error.message); }
+  try { pool.run(slow, 0, 100); } catch (error) { console.log(error.name, error.message); }
 }`);
     const lost = "PoolError [pool] thread 1 of 2 ended in the middle of its work";
     expect({ code, out }).toEqual({ code: 0, out: `${lost}\n${lost}` });
@@ -123,9 +123,9 @@ try { increment(runtime, kernel, address, 10); } catch (error) { console.log(err
   test("bad arguments are refused before any thread sees them", async () => {
     const runtime = new Runtime({ emitters: ["wasm"], isa: "wasm", threads: 2 });
     const kernel = runtime.load("increment", incrementKernel("wasm"));
-    expect(() => runtime.run(kernel, 24, -1)).toThrow("out of range");
-    expect(() => runtime.run(kernel, 24, 10, 0)).toThrow("out of range");
-    expect(() => runtime.run(kernel + 1, 24, 10)).toThrow("no kernel");
+    expect(() => runtime.run(kernel, -1)).toThrow("out of range");
+    expect(() => runtime.run(kernel, 10, 0)).toThrow("out of range");
+    expect(() => runtime.run(kernel + 1, 10)).toThrow("no kernel");
     expect(() => new Runtime({ emitters: ["wasm"], isa: "wasm", threads: 0 })).toThrow("threads");
     await runtime.dispose();
   });

@@ -2,12 +2,13 @@
 import type { KernelIndex, Runtime } from "./index.ts";
 import type { Isa } from "./isa.ts";
 
-/** Arguments: begin, end, address of i32 words. Adds 1 to words begin … end−1. */
+/** Arguments: the address of i32 words. Adds 1 to words begin … end−1. */
 export function incrementKernel(isa: Isa): Uint8Array {
   if (isa === "wasm") {
-    const address = [0x20, 0, 0x20, 1, 0x41, 2, 0x74, 0x6a]; // args + begin * 4
+    // address = args + begin * 4
+    const address = [0x20, 0, 0x20, 1, 0x41, 2, 0x74, 0x6a];
     return wasmKernel([
-      ...[0x20, 0, 0x28, 2, 0, 0x21, 1, 0x20, 0, 0x28, 2, 8, 0x21, 2, 0x20, 0, 0x28, 2, 16, 0x21, 0], // begin, end, args
+      ...[0x20, 0, 0x28, 2, 0, 0x21, 0], // args = the address
       ...[0x02, 0x40, 0x03, 0x40], // block, loop
       ...[0x20, 1, 0x20, 2, 0x4e, 0x0d, 1], // leave when begin >= end
       ...[...address, ...address, 0x28, 2, 0, 0x41, 1, 0x6a, 0x36, 2, 0], // word += 1
@@ -15,7 +16,8 @@ export function incrementKernel(isa: Isa): Uint8Array {
     ]);
   }
   return new Uint8Array([
-    ...[0x48, 0x8b, 0x37, 0x48, 0x8b, 0x57, 0x08, 0x48, 0x8b, 0x7f, 0x10], // mov rsi, [rdi]; rdx, [rdi+8]; rdi, [rdi+16]
+    ...[0x48, 0x63, 0xf6, 0x48, 0x63, 0xd2], // movsxd rsi, esi; movsxd rdx, edx
+    ...[0x48, 0x8b, 0x3f], // mov rdi, [rdi]
     ...[0x48, 0x39, 0xd6, 0x7d, 0x08], // again: cmp rsi, rdx; jge done
     ...[0xff, 0x04, 0xb7, 0x48, 0xff, 0xc6, 0xeb, 0xf3], // inc dword [rdi + 4 rsi]; inc rsi; jmp again
     0xc3, // done: ret
@@ -24,28 +26,28 @@ export function incrementKernel(isa: Isa): Uint8Array {
 
 /** Runs the increment kernel over `items` words at `address`. */
 export function increment(runtime: Runtime, kernel: KernelIndex, address: number, items: number, chunk?: number): void {
-  runtime.args.setUint32(16, address % 2 ** 32, true);
-  runtime.args.setUint32(20, Math.floor(address / 2 ** 32), true);
-  runtime.run(kernel, 24, items, chunk);
+  runtime.args.setUint32(0, address % 2 ** 32, true);
+  runtime.args.setUint32(4, Math.floor(address / 2 ** 32), true);
+  runtime.run(kernel, items, chunk);
 }
 
 /** Traps for item 0 and busies itself for a while with every other, so that all threads take part (WebAssembly). */
 export function trapKernel(): Uint8Array {
   return wasmKernel([
-    ...[0x20, 0, 0x28, 2, 0, 0x45, 0x04, 0x40, 0x00, 0x0b], // if begin == 0: unreachable
+    ...[0x20, 1, 0x45, 0x04, 0x40, 0x00, 0x0b], // if begin == 0: unreachable
     ...[0x41, 0x80, 0x80, 0xc0, 0, 0x21, 0], // args = 1 Mi
     ...[0x03, 0x40, 0x20, 0, 0x41, 1, 0x6b, 0x22, 0, 0x0d, 0, 0x0b], // count down to 0
   ]);
 }
 
-/** A module of one kernel with the given body, which has two more i32 locals. */
+/** A module of one kernel with the given body. */
 function wasmKernel(code: readonly number[]): Uint8Array {
   const name = (text: string) => [text.length, ...new TextEncoder().encode(text)];
   const section = (id: number, ...bytes: number[]) => [id, bytes.length, ...bytes];
-  const body = [1, 2, 0x7f, ...code, 0x0b];
+  const body = [0, ...code, 0x0b];
   return new Uint8Array([
     ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
-    ...section(1, 1, 0x60, 1, 0x7f, 0),
+    ...section(1, 1, 0x60, 3, 0x7f, 0x7f, 0x7f, 0),
     ...section(2, 1, ...name("env"), ...name("memory"), 2, 3, 1, 0x80, 0x80, 4),
     ...section(3, 1, 0),
     ...section(7, 1, ...name("kernel"), 0, 0),

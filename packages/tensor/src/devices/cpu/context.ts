@@ -1,0 +1,132 @@
+// What the files of this folder need of the device to call kernels.
+import { BYTES, type DType, type TypedArray, typedArray } from "../../dtype.ts";
+import { DeviceError } from "../../errors.ts";
+import type { Storage } from "../../memory.ts";
+import type { View } from "../device.ts";
+import { emitters, KernelLibrary } from "./kernel-library.ts";
+import { type Memory, MemoryError, Runtime, type RuntimeOptions } from "./runtime/index.ts";
+
+/** Memory behind a storage. */
+export interface Block {
+  /** Where kernels see it; 0 while bytes taken over by `map` are not in the kernels' memory. */
+  address: number;
+  readonly bytes: number;
+  /** Bytes taken over by `map`, kept alive here. */
+  readonly source: Uint8Array | undefined;
+  /** Whether `address` is a block of the device's own memory, to be freed. */
+  owned: boolean;
+  /** One typed array over the whole block for each type asked for. */
+  readonly arrays: Partial<Record<DType | "u8", TypedArray | Uint8Array>>;
+}
+
+/** Bytes of zeros that kernels may read: more than a vector's width, several times over. */
+const ZERO_BYTES = 1024;
+
+export class CpuContext {
+  readonly runtime: Runtime;
+  readonly memory: Memory;
+  readonly kernels: KernelLibrary;
+  readonly threads: number;
+  /** Address of 1,024 bytes of zeros. */
+  readonly zeros: number;
+  private readonly slots: number;
+  private space = { address: 0, bytes: 0 };
+
+  /** @throws IsaError when a forced tier cannot run here */
+  constructor(options: Omit<RuntimeOptions, "emitters">) {
+    this.runtime = new Runtime({ ...options, emitters });
+    this.memory = this.runtime.memory;
+    this.threads = this.runtime.threads;
+    this.kernels = new KernelLibrary(this.runtime);
+    this.zeros = this.memory.allocate(ZERO_BYTES);
+    this.memory.u8(this.zeros, ZERO_BYTES).fill(0);
+    this.slots = this.memory.allocate(4 * this.threads);
+    this.memory.i32(this.slots, this.threads).fill(0);
+  }
+
+  /** Scratch memory of at least `bytes` for each thread, and the flags by which kernels claim it. */
+  workspace(bytes: number): { address: number; slots: number } {
+    if (this.space.bytes < bytes) {
+      if (this.space.address) this.memory.free(this.space.address);
+      this.space = { address: this.memory.allocate(bytes * this.threads), bytes };
+    }
+    return { address: this.space.address, slots: this.slots };
+  }
+
+  allocate(bytes: number): Block {
+    try {
+      return { address: this.memory.allocate(bytes), bytes, source: undefined, owned: true, arrays: {} };
+    } catch (cause) {
+      if (!(cause instanceof MemoryError)) throw cause;
+      throw new DeviceError("allocate", `no memory for ${bytes} bytes on cpu: ${cause.message}`, { cause });
+    }
+  }
+
+  /**
+   * Machine code reads the bytes where they are. A WebAssembly module cannot: bytes that a kernel needs are copied whole
+   * into its memory on first use and stay there; the reference's loops read them in place.
+   */
+  map(bytes: Uint8Array, elementBytes: number): Block {
+    const address = this.runtime.addressOf(bytes);
+    const block: Block = { address: address ?? 0, bytes: bytes.byteLength, source: bytes, owned: false, arrays: {} };
+    if (bytes.byteOffset % elementBytes === 0 && (address ?? 0) % elementBytes === 0) return block;
+    this.adopt(block);
+    return { ...block, source: undefined };
+  }
+
+  free(block: Block): void {
+    if (block.owned) this.memory.free(block.address);
+    block.owned = false;
+    block.address = 0;
+  }
+
+  bytes(storage: Storage): Uint8Array {
+    const block = storage.handle as Block;
+    return (block.arrays.u8 ??= block.source ?? this.memory.u8(block.address, block.bytes)) as Uint8Array;
+  }
+
+  /** The storage of a view as elements of its type. */
+  array(view: View): TypedArray {
+    const block = view.storage.handle as Block;
+    let array = block.arrays[view.dtype];
+    if (array === undefined) {
+      const { buffer, byteOffset, byteLength } = this.bytes(view.storage);
+      array = typedArray(view.dtype, buffer, byteOffset, Math.floor(byteLength / BYTES[view.dtype]));
+      block.arrays[view.dtype] = array;
+    }
+    return array as TypedArray;
+  }
+
+  /** The address of a view's first element, for kernels. @throws DeviceError unless the whole view lies in its storage */
+  address(view: View, op: string): number {
+    const block = view.storage.handle as Block;
+    if (block.address === 0) {
+      if (block.source === undefined) throw new DeviceError(op, "a tensor was used after its memory was freed");
+      this.adopt(block);
+    }
+    let first = view.offset;
+    let last = view.offset;
+    for (let d = 0; d < view.shape.length; d++) {
+      if (view.shape[d] === 0) return block.address;
+      const reach = (view.shape[d]! - 1) * view.strides[d]!;
+      if (reach < 0) first += reach;
+      else last += reach;
+    }
+    const size = BYTES[view.dtype];
+    if (!(first >= 0 && (last + 1) * size <= block.bytes)) {
+      throw new DeviceError(
+        op,
+        `a view of shape [${view.shape}] at element ${view.offset} leaves its storage of ${block.bytes} bytes`,
+      );
+    }
+    return block.address + view.offset * size;
+  }
+
+  /** Copies mapped bytes into the kernels' memory. */
+  private adopt(block: Block): void {
+    const { address } = this.allocate(block.bytes);
+    this.memory.u8(address, block.bytes).set(block.source!);
+    block.address = address;
+    block.owned = true;
+  }
+}
