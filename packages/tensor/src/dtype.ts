@@ -45,3 +45,13 @@ export function toBf16(value: number): number {
   if ((word & 0x7fffffff) > 0x7f800000) return (word >>> 16) | 0x40;
   return ((word + 0x7fff + ((word >>> 16) & 1)) >>> 16) & 0xffff;
 }
+
+/** The value of IEEE half-precision bits. */
+export function fromF16(half: number): number {
+  const sign = half & 0x8000 ? -1 : 1;
+  const exponent = (half >>> 10) & 0x1f;
+  const fraction = half & 0x3ff;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 0x1f) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}

@@ -16,6 +16,14 @@ export { defaultDevice, reference, setDefaultDevice } from "./devices/registry.t
 export { BYTES, type DType, fromBf16, toBf16 } from "./dtype.ts";
 export { DeviceError, DTypeError, FormatError, GradientError, ShapeError, TensorError } from "./errors.ts";
 export { constant, type Expr, select } from "./expr/expr.ts";
+export {
+  openSafetensors,
+  parseSafetensors,
+  SafetensorsFile,
+  serializeSafetensors,
+  type TensorInfo,
+  writeSafetensors,
+} from "./io/safetensors.ts";
 export { type MemoryCount, memory, resetPeakMemory, scope } from "./memory.ts";
 export { Dropout, Embedding, Linear, parameter, RMSNorm, uniform } from "./nn/layers.ts";
 export { Module } from "./nn/module.ts";

@@ -85,6 +85,7 @@ export class Tensor implements View {
   /** Over bytes that never change, such as a part of a mapped file: not copied where the device can read them in place. */
   static map(bytes: Uint8Array, shape: Shape, dtype: DType, device: Device = defaultDevice()): Tensor {
     checkShape("map", shape);
+    if (!device.dtypes.includes(dtype)) throw new DTypeError("map", `device ${device.info.name} has no ${dtype}`);
     if (bytes.byteLength !== sizeOf(shape) * BYTES[dtype]) {
       throw new ShapeError("map", `${bytes.byteLength} bytes are not a ${dtype} tensor of shape ${show(shape)}`);
     }
@@ -124,13 +125,17 @@ export class Tensor implements View {
 
   /** Waits for the device and copies the elements out, row-major; bf16 comes widened to f32. */
   async data(): Promise<Float32Array | Float64Array | Int32Array> {
+    const bytes = await this.bytes();
+    const values = typedArray(this.dtype, bytes.buffer, bytes.byteOffset, this.size);
+    return values instanceof Uint16Array ? Float32Array.from(values, fromBf16) : values;
+  }
+  /** Waits for the device and copies the elements' bytes out, row-major: bf16 as it is, two bytes each. */
+  async bytes(): Promise<Uint8Array> {
     this.#check("data");
-    const dense = this.storage && isContiguous(this.shape, this.strides) ? this.alias() : ops.contiguousCopy(this);
+    const dense = isContiguous(this.shape, this.strides) ? this.alias() : ops.contiguousCopy(this);
     try {
       const size = BYTES[this.dtype];
-      const bytes = await this.device.read(dense.storage, dense.offset * size, this.size * size);
-      const values = typedArray(this.dtype, bytes.buffer, bytes.byteOffset, this.size);
-      return values instanceof Uint16Array ? Float32Array.from(values, fromBf16) : values;
+      return await this.device.read(dense.storage, dense.offset * size, this.size * size);
     } finally {
       dense.dispose();
     }
