@@ -45,8 +45,8 @@ export function removeMoves(code: KernelCode): void {
       const node = nodes[i];
       if (node.kind === "loop") clean(node.body);
       else if (node.kind === "if") {
-        clean(node.then);
-        clean(node.otherwise);
+        clean(node.yes);
+        clean(node.no);
       } else if (node.kind === "op" && node.op === "move" && i > 0) {
         const from = node.args[0] as Reg;
         const previous = nodes[i - 1];
@@ -67,8 +67,8 @@ function visit(nodes: readonly Node[], see: (node: Exclude<Node, { kind: "commen
     see(node);
     if (node.kind === "loop") visit(node.body, see);
     else if (node.kind === "if") {
-      visit(node.then, see);
-      visit(node.otherwise, see);
+      visit(node.yes, see);
+      visit(node.no, see);
     }
   }
 }
@@ -118,8 +118,8 @@ export function liveness(
         }
       } else if (node.kind === "if") {
         for (const reg of conditionReads(node.condition)) touch(reg, 2 * position);
-        walk(node.then);
-        walk(node.otherwise);
+        walk(node.yes);
+        walk(node.no);
       } else {
         for (const loop of open) loop.inner = false;
         const entry = { start: 2 * position, used: new Set<Reg>(), inner: true };

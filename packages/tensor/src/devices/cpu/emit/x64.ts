@@ -1,4 +1,4 @@
-/** Lowers a kernel to x86-64 machine code with AVX2, FMA and F16C. */
+/** Lowers a kernel to x86-64 machine code with AVX2 and FMA. */
 
 import { Assembler, type ConditionName, GPR, Label, type Memory, type Operand } from "../asm/x64.ts";
 import type { VexName } from "../asm/x64-table.ts";
@@ -173,12 +173,12 @@ class Emitter {
       else if (node.kind === "if") {
         const otherwise = this.#label();
         this.#branch({ ...node.condition, comparison: negate[node.condition.comparison] }, otherwise);
-        this.#nodes(node.then);
-        if (node.otherwise.length) {
+        this.#nodes(node.yes);
+        if (node.no.length) {
           const end = this.#label();
           this.#asm.jump("always", end);
           this.#bind(otherwise);
-          this.#nodes(node.otherwise);
+          this.#nodes(node.no);
           this.#bind(end);
         } else this.#bind(otherwise);
       } else {
@@ -279,7 +279,7 @@ class Emitter {
     if (dst) this.#done(dst);
   }
 
-  #generalOp(instruction: Instruction, reg: Reg): void {
+  #generalOp(instruction: Instruction, reg: Reg) {
     const asm = this.#asm;
     const { op, args } = instruction;
     if (op === "load") {
@@ -371,7 +371,7 @@ class Emitter {
     }
   }
 
-  #vectorOp(instruction: Instruction, reg: Reg): void {
+  #vectorOp(instruction: Instruction, reg: Reg) {
     const asm = this.#asm;
     const { op, args } = instruction;
     const type = reg.type as "vf" | "vi" | "vb" | "f32";
@@ -471,7 +471,7 @@ class Emitter {
   }
 
   /** Picks the form whose overwritten operand is the result's register; only the last operand may be memory. */
-  #fma({ op, args }: Instruction, reg: Reg): void {
+  #fma({ op, args }: Instruction, reg: Reg) {
     const asm = this.#asm;
     const suffix = reg.type === "f32" ? "ss" : "ps";
     const name = (order: "132" | "213" | "231") => `v${op === "fma" ? "fmadd" : "fnmadd"}${order}${suffix}` as VexName;
@@ -524,7 +524,7 @@ class Emitter {
     asm.vex("vpcmpgtd", 256, [d, d, { label: asm.constant(IOTA) }]);
   }
 
-  #vectorLoad(instruction: Instruction, reg: Reg): void {
+  #vectorLoad(instruction: Instruction, reg: Reg) {
     const asm = this.#asm;
     const element = instruction.element!;
     const d = this.#dst(reg);
@@ -558,8 +558,6 @@ class Emitter {
         asm.vex("vpmovzxwd", 256, [d, source]);
         if (asFloat) asm.vex("vpslld", 256, [d, d], 16);
         return;
-      case "f16":
-        return asm.vex("vcvtph2ps", 256, [d, source]);
       case "i64":
         throw new TypeError("x64 emitter: no vectors of i64");
       default: {
@@ -583,7 +581,7 @@ class Emitter {
     this.#asm.bind(end);
   }
 
-  #store(instruction: Instruction): void {
+  #store(instruction: Instruction) {
     const asm = this.#asm;
     const value = instruction.args[0] as Reg;
     const element = instruction.element!;

@@ -15,12 +15,12 @@ import { claimWorkspace, transpose } from "../lang/math.ts";
 import type { Target } from "../lang/target.ts";
 import type { Index, Pointer, VF } from "../lang/values.ts";
 
-/** Columns whose B is packed at a time. */
-const BLOCK_COLUMNS = 512;
 /** Inner elements of one round of the tile loop. */
 const UNROLL = 4;
 
 const panelColumns = ({ gemm, lanes }: Target): number => gemm.vectors * lanes;
+/** Columns whose B is packed at a time: some 512. */
+const blockColumns = (target: Target): number => Math.floor(512 / panelColumns(target)) * panelColumns(target);
 
 /** f32 elements from one packed tile of A to the next: storing whole vectors may run past a tile's end. */
 function tileStride(target: Target, inner: number): number {
@@ -156,8 +156,8 @@ function gemmKernel(element: "f32" | "bf16", transposed: boolean) {
         lastColumn.set(k.end.mul(columns).min(args.n));
       },
     );
-    k.loop({ from: firstColumn, to: lastColumn, step: BLOCK_COLUMNS }, (column) => {
-      const columnEnd = column.add(BLOCK_COLUMNS).min(lastColumn);
+    k.loop({ from: firstColumn, to: lastColumn, step: blockColumns(k.target) }, (column) => {
+      const columnEnd = column.add(blockColumns(k.target)).min(lastColumn);
       const packedBlock = k.variable(args.packed);
       k.loop({ to: args.k, step: depth }, (p) => {
         const length = args.k.sub(p).min(depth);
@@ -382,5 +382,5 @@ export function planGemm(target: Target, m: number, n: number, inner: number, th
 export function gemmWorkspaceBytes(target: Target): number {
   const columns = panelColumns(target);
   // Transposing packs whole squares, which may run past the last panel's end.
-  return 4 * (BLOCK_COLUMNS * target.gemm.depth + target.lanes * columns);
+  return 4 * (blockColumns(target) * target.gemm.depth + target.lanes * columns);
 }

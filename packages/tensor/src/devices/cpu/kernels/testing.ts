@@ -1,6 +1,7 @@
 /** What the tests of kernels share: compiling one, running it, and buffers that end at an inaccessible page. */
 import { CFunction, type Pointer, toArrayBuffer } from "bun:ffi";
 import { native } from "#native";
+import { emitWasm } from "../emit/wasm.ts";
 import { emitX64 } from "../emit/x64.ts";
 import {
   type ArgumentTypes,
@@ -10,7 +11,7 @@ import {
   type Kernel,
   writeArguments,
 } from "../lang/kernel.ts";
-import { AVX2, type Target } from "../lang/target.ts";
+import { AVX2, type Target, WASM } from "../lang/target.ts";
 
 export type Run<A extends ArgumentTypes> = (values: ArgumentValues<A>, begin?: number, end?: number) => void;
 
@@ -46,6 +47,7 @@ function memory(buffer: ArrayBuffer | SharedArrayBuffer, offset: number, bytes: 
 }
 
 const compiled = new Map<unknown, unknown>();
+const compiledWasm = new Map<unknown, unknown>();
 
 /** Machine code of this computer. */
 export const avx2: Machine = {
@@ -74,8 +76,39 @@ export const avx2: Machine = {
   },
 };
 
+const WASM_PAGE = 65536;
+const wasmMemory = new WebAssembly.Memory({ initial: 1, maximum: 65536, shared: true });
+/** The block of arguments lies at 8; blocks of memory follow. */
+const WASM_ARGUMENTS = 8;
+let wasmTop = WASM_PAGE;
+
+/** WebAssembly. Blocks end where memory ends when they are made; a later one may lie behind. */
+export const wasm: Machine = {
+  target: WASM,
+  allocate(bytes, early = false) {
+    const size = Math.ceil(bytes / WASM_PAGE) * WASM_PAGE;
+    wasmMemory.grow(size / WASM_PAGE);
+    const address = early ? wasmTop : wasmTop + size - Math.ceil(bytes / 4) * 4;
+    wasmTop += size;
+    return memory(wasmMemory.buffer, address, bytes, address);
+  },
+  compile<const A extends ArgumentTypes>(kernel: Kernel<A>): Run<A> {
+    const known = compiledWasm.get(kernel);
+    if (known) return known as Run<A>;
+    const module = new WebAssembly.Module(emitWasm(buildKernel(kernel, WASM)));
+    const { exports } = new WebAssembly.Instance(module, { env: { memory: wasmMemory } });
+    const call = exports.kernel as (args: number, begin: number, end: number) => void;
+    const run: Run<A> = (values, begin = 0, end = 1) => {
+      writeArguments(kernel, new DataView(wasmMemory.buffer), WASM_ARGUMENTS, values);
+      call(WASM_ARGUMENTS, begin, end);
+    };
+    compiledWasm.set(kernel, run);
+    return run;
+  },
+};
+
 /** The targets this computer can run. */
-export const machines: readonly Machine[] = [avx2];
+export const machines: readonly Machine[] = [avx2, wasm];
 
 /** Numbers in [-1, 1) that are the same in every run. */
 export function fill(array: Float32Array, seed: number): Float32Array {

@@ -137,10 +137,10 @@ export class Builder {
     return new VI(this, reg, true);
   }
 
-  if(condition: Condition, then: () => void, otherwise?: () => void): void {
-    const node: Node = { kind: "if", condition, then: [], otherwise: [] };
-    this.#within(node.then, then);
-    if (otherwise) this.#within(node.otherwise, otherwise);
+  if(condition: Condition, yes: () => void, no?: () => void): void {
+    const node: Node = { kind: "if", condition, yes: [], no: [] };
+    this.#within(node.yes, yes);
+    if (no) this.#within(node.no, no);
     this.#block.push(node);
   }
 

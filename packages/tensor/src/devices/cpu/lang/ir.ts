@@ -10,12 +10,11 @@
 export type Type = "index" | "f32" | "vf" | "vi" | "vb";
 
 /** How a value lies in memory; narrower than 32 bits it is widened on the way in. */
-export type Element = "f32" | "bf16" | "f16" | "i32" | "i16" | "u16" | "i8" | "u8" | "i64";
+export type Element = "f32" | "bf16" | "i32" | "i16" | "u16" | "i8" | "u8" | "i64";
 
 export const ELEMENT_BYTES: { readonly [E in Element]: 1 | 2 | 4 | 8 } = {
   f32: 4,
   bf16: 2,
-  f16: 2,
   i32: 4,
   i16: 2,
   u16: 2,
@@ -132,8 +131,8 @@ export interface Loop {
 export interface If {
   readonly kind: "if";
   readonly condition: Condition;
-  readonly then: Node[];
-  readonly otherwise: Node[];
+  readonly yes: Node[];
+  readonly no: Node[];
 }
 
 export interface Comment {

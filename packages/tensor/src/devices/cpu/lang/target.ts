@@ -35,5 +35,5 @@ export const WASM: Target = {
   vectorRegisters: 16,
   pointerBytes: 4,
   fused: false,
-  gemm: { rows: 4, vectors: 2, depth: 256, blockRows: 128 },
+  gemm: { rows: 3, vectors: 4, depth: 256, blockRows: 96 },
 };

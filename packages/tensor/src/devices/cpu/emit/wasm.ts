@@ -1,0 +1,466 @@
+/** Lowers a kernel to a WebAssembly module with 128-bit vectors. Every virtual register becomes a local. */
+
+import {
+  type MemoryName,
+  type PlainName,
+  type ValueType,
+  type VectorName,
+  WasmWriter,
+  wasmModule,
+} from "../asm/wasm.ts";
+import type {
+  Address,
+  Comparison,
+  Condition,
+  Element,
+  Instruction,
+  KernelCode,
+  Node,
+  Op,
+  Operand,
+  Reg,
+  Type,
+} from "../lang/ir.ts";
+import { ELEMENT_BYTES } from "../lang/ir.ts";
+import { removeMoves } from "./prepare.ts";
+
+const LOCAL: { readonly [T in Type]: ValueType } = { index: "i32", f32: "f32", vf: "v128", vi: "v128", vb: "v128" };
+const INTEGER: Partial<Record<Op, PlainName>> = {
+  add: "i32.add",
+  sub: "i32.sub",
+  mul: "i32.mul",
+  and: "i32.and",
+  or: "i32.or",
+  xor: "i32.xor",
+  shl: "i32.shl",
+  shr: "i32.shr_u",
+  sar: "i32.shr_s",
+};
+const FLOAT: Partial<Record<Op, PlainName>> = { add: "f32.add", sub: "f32.sub", mul: "f32.mul", div: "f32.div" };
+const BITWISE: Partial<Record<Op, VectorName>> = { and: "v128.and", or: "v128.or", xor: "v128.xor" };
+const VECTORS: { readonly [T in "vf" | "vi" | "vb"]: Partial<Record<Op, VectorName>> } = {
+  vf: { add: "f32x4.add", sub: "f32x4.sub", mul: "f32x4.mul", div: "f32x4.div" },
+  vi: {
+    add: "i32x4.add",
+    sub: "i32x4.sub",
+    mul: "i32x4.mul",
+    min: "i32x4.min_s",
+    max: "i32x4.max_s",
+    ...BITWISE,
+  },
+  vb: BITWISE,
+};
+const UNARY: Partial<Record<Op, VectorName>> = { sqrt: "f32x4.sqrt", round: "f32x4.nearest", floor: "f32x4.floor" };
+const SHIFTS: Partial<Record<Op, VectorName>> = { shl: "i32x4.shl", shr: "i32x4.shr_u", sar: "i32x4.shr_s" };
+const CONDITIONS: { readonly [C in Comparison]: PlainName } = {
+  lt: "i32.lt_s",
+  le: "i32.le_s",
+  eq: "i32.eq",
+  ne: "i32.ne",
+  gt: "i32.gt_s",
+  ge: "i32.ge_s",
+};
+const LOADS: { readonly [E in Element]: MemoryName | undefined } = {
+  i64: "i32.load",
+  i32: "i32.load",
+  i16: "i32.load16_s",
+  u16: "i32.load16_u",
+  bf16: "i32.load16_u",
+  i8: "i32.load8_s",
+  u8: "i32.load8_u",
+  f32: undefined,
+};
+const UNPACKS: readonly (readonly number[])[] = [
+  [0, 4, 1, 5],
+  [2, 6, 3, 7],
+  [0, 1, 4, 5],
+  [2, 3, 6, 7],
+];
+/** The lower two lanes and the second lane brought to the front, for reductions. */
+const UPPER_HALF = [2, 3, 2, 3];
+const SECOND = [1, 1, 1, 1];
+const LANES = 4;
+
+const bytesOf = (lanes: readonly number[]): number[] => lanes.flatMap((lane) => [0, 1, 2, 3].map((b) => lane * 4 + b));
+
+/** A module of one kernel; see `wasmModule` for what it imports and exports. */
+export function emitWasm(code: KernelCode): Uint8Array<ArrayBuffer> {
+  removeMoves(code);
+  return new Emitter(code).run();
+}
+
+class Emitter {
+  readonly #code: KernelCode;
+  readonly #writer = new WasmWriter();
+  readonly #locals = new Map<Reg, number>();
+  readonly #types: ValueType[] = [];
+  /** A vector local for reductions. */
+  readonly #spare: number;
+
+  constructor(code: KernelCode) {
+    this.#code = code;
+    const parameters = new Set<Reg>(code.parameters);
+    code.parameters.forEach((reg, i) => {
+      this.#locals.set(reg, i);
+    });
+    // Grouped by type, which keeps the list of locals short.
+    const rest = code.registers.filter((reg) => !parameters.has(reg));
+    for (const type of ["i32", "f32", "v128"] as const) {
+      for (const reg of rest) {
+        if (LOCAL[reg.type] !== type) continue;
+        this.#locals.set(reg, 3 + this.#types.length);
+        this.#types.push(type);
+      }
+    }
+    this.#spare = 3 + this.#types.length;
+    this.#types.push("v128");
+  }
+
+  run(): Uint8Array<ArrayBuffer> {
+    this.#nodes(this.#code.body);
+    return wasmModule(this.#types, this.#writer.bytes);
+  }
+
+  #nodes(nodes: readonly Node[]): void {
+    const w = this.#writer;
+    for (const node of nodes) {
+      if (node.kind === "op") this.#instruction(node);
+      else if (node.kind === "if") {
+        this.#condition(node.condition);
+        w.if();
+        this.#nodes(node.yes);
+        if (node.no.length) {
+          w.op("else");
+          this.#nodes(node.no);
+        }
+        w.op("end");
+      } else if (node.kind === "loop") {
+        w.loop();
+        this.#nodes(node.body);
+        this.#condition(node.condition);
+        w.branchIf(0);
+        w.op("end");
+      }
+    }
+  }
+
+  #condition({ comparison, left, right }: Condition): void {
+    this.#push(left);
+    this.#push(right);
+    this.#writer.op(CONDITIONS[comparison]);
+  }
+
+  #local(reg: Reg): number {
+    return this.#locals.get(reg)!;
+  }
+
+  #push(operand: Operand): void {
+    const w = this.#writer;
+    if (operand.kind === "reg") w.get(this.#local(operand));
+    else if (operand.type === "index") w.i32(operand.value);
+    else if (operand.type === "f32") w.f32(operand.value);
+    else {
+      const lanes = Array(LANES).fill(operand.value);
+      w.v128(new Uint8Array((operand.type === "vi" ? Int32Array.from(lanes) : Float32Array.from(lanes)).buffer));
+    }
+  }
+
+  /** Pushes an address; what is left of it goes into the instruction as its offset. */
+  #address({ base, index, scale, disp }: Address): number {
+    const w = this.#writer;
+    this.#push(base);
+    if (index) {
+      this.#push(index);
+      if (scale > 1) {
+        w.i32(Math.log2(scale));
+        w.op("i32.shl");
+      }
+      w.op("i32.add");
+    }
+    if (disp >= 0) return disp;
+    w.i32(disp);
+    w.op("i32.add");
+    return 0;
+  }
+
+  #instruction(instruction: Instruction): void {
+    const { op, dst, address } = instruction;
+    if (op === "prefetch") return;
+    if (op === "store") return this.#store(instruction);
+    if (op === "load") {
+      if (instruction.count) this.#loadSome(instruction, dst!);
+      else this.#load(instruction, dst!);
+    } else if (op === "exchange") {
+      const offset = this.#address(address!);
+      this.#push(instruction.args[0]);
+      this.#writer.exchange(offset);
+    } else if (op === "broadcast") this.#broadcast(instruction);
+    else if (dst!.type === "index" || dst!.type === "f32") this.#scalar(instruction, dst!);
+    else this.#vector(instruction, dst!);
+    this.#writer.set(this.#local(dst!));
+  }
+
+  #scalar({ op, args, imm }: Instruction, dst: Reg): void {
+    const w = this.#writer;
+    const plain = (dst.type === "index" ? INTEGER : FLOAT)[op];
+    if (plain) {
+      for (const arg of args) this.#push(arg);
+      return w.op(plain);
+    }
+    switch (op) {
+      case "const":
+      case "move":
+        return this.#push(args[0]);
+      case "neg":
+        w.i32(0);
+        this.#push(args[0]);
+        return w.op("i32.sub");
+      case "min":
+      case "max": {
+        for (const arg of [...args, ...args]) this.#push(arg);
+        const less = dst.type === "index" ? ("i32.lt_s" as const) : ("f32.lt" as const);
+        w.op(op === "min" ? less : dst.type === "index" ? "i32.gt_s" : "f32.gt");
+        return w.op("select");
+      }
+      case "sqrt":
+        this.#push(args[0]);
+        return w.op("f32.sqrt");
+      case "fma":
+      case "fnma":
+        this.#push(op === "fma" ? args[0] : args[2]);
+        if (op === "fnma") this.#push(args[0]);
+        this.#push(args[1]);
+        w.op("f32.mul");
+        if (op === "fma") this.#push(args[2]);
+        return w.op(op === "fma" ? "f32.add" : "f32.sub");
+      case "convert":
+        this.#push(args[0]);
+        return w.op("f32.convert_i32_s");
+      case "reduce": {
+        this.#push(args[0]);
+        w.tee(this.#spare);
+        for (const order of [UPPER_HALF, SECOND]) {
+          w.get(this.#spare);
+          w.get(this.#spare);
+          w.shuffle(bytesOf(order));
+          w.vector(imm === 0 ? "f32x4.add" : "f32x4.pmax");
+          w.tee(this.#spare);
+        }
+        return w.firstLane();
+      }
+      default:
+        throw new TypeError(`wasm emitter: no ${op} of ${dst.type}`);
+    }
+  }
+
+  #vector({ op, args, imm, comparison }: Instruction, dst: Reg): void {
+    const w = this.#writer;
+    const type = dst.type as "vf" | "vi" | "vb";
+    const binary = VECTORS[type][op];
+    if (binary) {
+      for (const arg of args) this.#push(arg);
+      return w.vector(binary);
+    }
+    switch (op) {
+      case "const":
+      case "move":
+      case "bits":
+        // A constant's type is its own: one lane pattern, whatever it will be used as.
+        return this.#push(args[0]);
+      case "min":
+      case "max":
+        // Ours gives the second operand on NaN, theirs the first.
+        this.#push(args[1]);
+        this.#push(args[0]);
+        return w.vector(op === "min" ? "f32x4.pmin" : "f32x4.pmax");
+      case "andnot":
+        this.#push(args[1]);
+        this.#push(args[0]);
+        return w.vector("v128.andnot");
+      case "shl":
+      case "shr":
+      case "sar":
+        this.#push(args[0]);
+        w.i32((args[1] as { value: number }).value);
+        return w.vector(SHIFTS[op]!);
+      case "sqrt":
+      case "round":
+      case "floor":
+        this.#push(args[0]);
+        return w.vector(UNARY[op]!);
+      case "fma":
+        this.#push(args[0]);
+        this.#push(args[1]);
+        w.vector("f32x4.mul");
+        this.#push(args[2]);
+        return w.vector("f32x4.add");
+      case "fnma":
+        this.#push(args[2]);
+        this.#push(args[0]);
+        this.#push(args[1]);
+        w.vector("f32x4.mul");
+        return w.vector("f32x4.sub");
+      case "compare":
+        this.#push(args[0]);
+        this.#push(args[1]);
+        if (args[0].type === "vf") return w.vector(`f32x4.${comparison!}`);
+        return w.vector(comparison === "eq" ? "i32x4.eq" : "i32x4.gt_s");
+      case "select":
+        this.#push(args[1]);
+        this.#push(args[2]);
+        this.#push(args[0]);
+        return w.vector("v128.bitselect");
+      case "convert":
+        this.#push(args[0]);
+        if (type === "vf") return w.vector("f32x4.convert_i32x4_s");
+        w.vector("f32x4.nearest");
+        return w.vector("i32x4.trunc_sat_f32x4_s");
+      case "splat":
+        this.#push(args[0]);
+        return w.vector(args[0].type === "f32" ? "f32x4.splat" : "i32x4.splat");
+      case "unpack":
+        this.#push(args[0]);
+        this.#push(args[1]);
+        return w.shuffle(bytesOf(UNPACKS[imm!]));
+      default:
+        throw new TypeError(`wasm emitter: no ${op} of ${type}`);
+    }
+  }
+
+  #broadcast({ address, element }: Instruction): void {
+    const w = this.#writer;
+    const offset = this.#address(address!);
+    if (element === "f32") return w.vectorMemory("v128.load32_splat", offset);
+    if (element !== "bf16") throw new TypeError(`wasm emitter: no broadcast of ${element}`);
+    w.vectorMemory("v128.load16_splat", offset);
+    w.i32(16);
+    w.vector("i32x4.shl");
+  }
+
+  #load({ address, element }: Instruction, dst: Reg): void {
+    const w = this.#writer;
+    const offset = this.#address(address!);
+    if (dst.type === "index") return w.memory(LOADS[element!]!, offset);
+    if (dst.type === "f32") {
+      if (element === "f32") return w.memory("f32.load", offset);
+      if (element !== "bf16") throw new TypeError(`wasm emitter: no load of one ${element} as f32`);
+      w.vectorMemory("v128.load16_splat", offset);
+      w.i32(16);
+      w.vector("i32x4.shl");
+      return w.firstLane();
+    }
+    switch (ELEMENT_BYTES[element!]) {
+      case 4:
+        w.vectorMemory("v128.load", offset);
+        break;
+      case 2:
+        w.vectorMemory(element === "i16" ? "v128.load16x4_s" : "v128.load16x4_u", offset);
+        break;
+      case 1:
+        w.vectorMemory("v128.load32_zero", offset);
+        this.#widen(element!);
+        break;
+      default:
+        throw new TypeError("wasm emitter: no vectors of i64");
+    }
+    this.#interpret(element!, dst);
+  }
+
+  /** Narrow elements at the vector's start to 32 bits. */
+  #widen(element: Element): void {
+    const w = this.#writer;
+    const sign = element === "i8" || element === "i16" ? "s" : "u";
+    if (ELEMENT_BYTES[element] === 1) w.vector(`i16x8.extend_low_i8x16_${sign}`);
+    if (ELEMENT_BYTES[element] < 4) w.vector(`i32x4.extend_low_i16x8_${sign}`);
+  }
+
+  /** Integers of 32 bits on the stack to what the register holds. */
+  #interpret(element: Element, dst: Reg): void {
+    const w = this.#writer;
+    if (dst.type !== "vf" || element === "f32") return;
+    if (element !== "bf16") return w.vector("f32x4.convert_i32x4_s");
+    w.i32(16);
+    w.vector("i32x4.shl");
+  }
+
+  /** A vector of which only `count` elements may be touched. */
+  #loadSome(instruction: Instruction, dst: Reg): void {
+    const w = this.#writer;
+    const { address, count } = instruction;
+    const element = instruction.element!;
+    const bytes = ELEMENT_BYTES[element];
+    const local = this.#local(dst);
+    const atLeast = (lanes: number): void => {
+      w.get(this.#local(count!));
+      w.i32(lanes);
+      w.op("i32.ge_s");
+      w.if();
+    };
+    w.v128(new Uint8Array(16));
+    w.set(local);
+    atLeast(LANES);
+    const whole = bytes === 4 ? "v128.load" : bytes === 2 ? "v128.load64_zero" : "v128.load32_zero";
+    w.vectorMemory(whole, this.#address(address!));
+    w.set(local);
+    w.op("else");
+    const one = bytes === 4 ? "v128.load32_lane" : bytes === 2 ? "v128.load16_lane" : "v128.load8_lane";
+    for (let lane = 0; lane < LANES - 1; lane++) {
+      atLeast(lane + 1);
+      const offset = this.#address(address!);
+      w.get(local);
+      w.vectorMemory(one, offset + lane * bytes, lane);
+      w.set(local);
+    }
+    for (let lane = 0; lane < LANES - 1; lane++) w.op("end");
+    w.op("end");
+    w.get(local);
+    this.#widen(element);
+    this.#interpret(element, dst);
+  }
+
+  #store({ args, address, element, count }: Instruction): void {
+    const w = this.#writer;
+    const value = args[0] as Reg;
+    const bytes = ELEMENT_BYTES[element!];
+    if (value.type === "index" || value.type === "f32") {
+      const offset = this.#address(address!);
+      this.#push(value);
+      if (value.type === "f32") return w.memory("f32.store", offset);
+      if (bytes === 8) w.op("i64.extend_i32_s");
+      return w.memory(({ 1: "i32.store8", 2: "i32.store16", 4: "i32.store", 8: "i64.store" } as const)[bytes], offset);
+    }
+    if (bytes === 2 ? value.type !== "vi" : bytes !== 4) {
+      throw new TypeError(`wasm emitter: no store of ${value.type} as ${element}`);
+    }
+    const push = (): void => {
+      this.#push(value);
+      if (bytes === 4) return;
+      this.#push(value);
+      w.vector("i16x8.narrow_i32x4_u");
+    };
+    const whole = (): void => {
+      const offset = this.#address(address!);
+      push();
+      if (bytes === 4) w.vectorMemory("v128.store", offset);
+      else w.vectorMemory("v128.store64_lane", offset, 0);
+    };
+    if (!count) return whole();
+    const atLeast = (lanes: number): void => {
+      w.get(this.#local(count));
+      w.i32(lanes);
+      w.op("i32.ge_s");
+      w.if();
+    };
+    atLeast(LANES);
+    whole();
+    w.op("else");
+    for (let lane = 0; lane < LANES - 1; lane++) {
+      atLeast(lane + 1);
+      const offset = this.#address(address!);
+      push();
+      w.vectorMemory(bytes === 4 ? "v128.store32_lane" : "v128.store16_lane", offset + lane * bytes, lane);
+    }
+    for (let lane = 0; lane < LANES - 1; lane++) w.op("end");
+    w.op("end");
+  }
+}
