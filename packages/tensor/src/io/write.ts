@@ -14,6 +14,7 @@ const REASONS: Readonly<Record<string, string>> = {
   ENOSPC: "the disk is full; free some space or choose another disk",
   EDQUOT: "the disk quota is used up; free some space or choose another disk",
   EMFILE: "too many files are open",
+  EFBIG: "the file would be larger than is allowed here",
   ENOMEM: "memory does not suffice",
 };
 
