@@ -53,7 +53,6 @@ function vex(form: Form, pp: 0 | 1 | 2 | 3, map: 1 | 2 | 3, opcode: number, opti
 }
 
 const scalar: Options = { lengths: [0], classes: "ooo" };
-const wide: Options = { lengths: [256] };
 
 export const instructions = {
   // f32 vectors
@@ -83,7 +82,6 @@ export const instructions = {
   vcvttps2dq: vex("rm", 2, 1, 0x5b),
   vcvtph2ps: vex("rm", 1, 2, 0x13, { classes: "xh" }),
   vcvtps2ph: vex("mri", 1, 3, 0x1d, { classes: "hx" }),
-  vperm2f128: vex("rvmi", 1, 3, 0x06, wide),
   vinsertf128: vex("rvmi", 1, 3, 0x18, { lengths: [256], classes: "xxo", memory: 16 }),
   vextractf128: vex("mri", 1, 3, 0x19, { lengths: [256], classes: "ox", memory: 16 }),
   vfmadd132ps: vex("rvm", 1, 2, 0x98),

@@ -169,7 +169,7 @@ test("wrong operands are refused", () => {
   const asm = new Assembler();
   expect(() => asm.vex("vaddps", 256, [1, { base: 0 }, 2])).toThrow("takes no memory as operand 1");
   expect(() => asm.vex("vmovss", 0, [1, 2])).toThrow("needs mem");
-  expect(() => asm.vex("vperm2f128", 128, [1, 2, 3], 0)).toThrow("no 128-bit form");
+  expect(() => asm.vex("vpermq", 128, [1, 2], 0)).toThrow("no 128-bit form");
   expect(() => asm.lea(1, { base: 1, index: 4 })).toThrow("rsp cannot be an index");
   expect(() => asm.arithmeticImmediate("add", 1, 2 ** 40)).toThrow("does not fit");
   asm.jump("always", new Label("nowhere"));

@@ -183,11 +183,12 @@ class Emitter {
     return 0;
   }
 
-  #instruction(instruction: Instruction): void {
+  #instruction(instruction: Instruction) {
     const { op, dst, address } = instruction;
     if (op === "prefetch") return;
     if (op === "store") return this.#store(instruction);
-    if (op === "load") {
+    if (op === "load" || op === "loadBlock") {
+      // A vector is one block.
       if (instruction.count) this.#loadSome(instruction, dst!);
       else this.#load(instruction, dst!);
     } else if (op === "exchange") {
@@ -200,7 +201,7 @@ class Emitter {
     this.#writer.set(this.#local(dst!));
   }
 
-  #scalar({ op, args, imm }: Instruction, dst: Reg): void {
+  #scalar({ op, args, imm }: Instruction, dst: Reg) {
     const w = this.#writer;
     const plain = (dst.type === "index" ? INTEGER : FLOAT)[op];
     if (plain) {
@@ -253,7 +254,7 @@ class Emitter {
     }
   }
 
-  #vector({ op, args, imm, comparison }: Instruction, dst: Reg): void {
+  #vector({ op, args, imm, comparison }: Instruction, dst: Reg) {
     const w = this.#writer;
     const type = dst.type as "vf" | "vi" | "vb";
     const binary = VECTORS[type][op];
@@ -327,7 +328,7 @@ class Emitter {
     }
   }
 
-  #broadcast({ address, element }: Instruction): void {
+  #broadcast({ address, element }: Instruction) {
     const w = this.#writer;
     const offset = this.#address(address!);
     if (element === "f32") return w.vectorMemory("v128.load32_splat", offset);
@@ -337,7 +338,7 @@ class Emitter {
     w.vector("i32x4.shl");
   }
 
-  #load({ address, element }: Instruction, dst: Reg): void {
+  #load({ address, element }: Instruction, dst: Reg) {
     const w = this.#writer;
     const offset = this.#address(address!);
     if (dst.type === "index") return w.memory(LOADS[element!]!, offset);
@@ -375,7 +376,7 @@ class Emitter {
   }
 
   /** Integers of 32 bits on the stack to what the register holds. */
-  #interpret(element: Element, dst: Reg): void {
+  #interpret(element: Element, dst: Reg) {
     const w = this.#writer;
     if (dst.type !== "vf" || element === "f32") return;
     if (element !== "bf16") return w.vector("f32x4.convert_i32x4_s");
@@ -418,7 +419,7 @@ class Emitter {
     this.#interpret(element, dst);
   }
 
-  #store({ args, address, element, count }: Instruction): void {
+  #store({ args, address, element, count }: Instruction) {
     const w = this.#writer;
     const value = args[0] as Reg;
     const bytes = ELEMENT_BYTES[element!];

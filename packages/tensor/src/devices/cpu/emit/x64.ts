@@ -271,7 +271,8 @@ class Emitter {
     const { dst, op } = instruction;
     this.#flags = undefined;
     if (dst && isGeneral(dst)) this.#generalOp(instruction, dst);
-    else if (op === "load") this.#vectorLoad(instruction, dst!);
+    else if (op === "load") this.#vectorLoad(instruction, dst!, this.#dst(dst!), 256);
+    else if (op === "loadBlock") this.#loadBlock(instruction, dst!);
     else if (op === "store") this.#store(instruction);
     else if (op === "prefetch") this.#asm.prefetch("t0", this.#memory(instruction.address!));
     else this.#vectorOp(instruction, dst!);
@@ -449,10 +450,6 @@ class Emitter {
         const a = this.#v(args[0]);
         return asm.vex(UNPACKS[instruction.imm!], 256, [this.#dst(reg), a, this.#vm(args[1])]);
       }
-      case "blocks": {
-        const a = this.#v(args[0]);
-        return asm.vex("vperm2f128", 256, [this.#dst(reg), a, this.#vm(args[1])], instruction.imm);
-      }
       case "reduce": {
         const [vector, scalar] = REDUCTIONS[instruction.imm!];
         const a = this.#v(args[0]);
@@ -524,10 +521,23 @@ class Emitter {
     asm.vex("vpcmpgtd", 256, [d, d, { label: asm.constant(IOTA) }]);
   }
 
-  #vectorLoad(instruction: Instruction, reg: Reg) {
+  #loadBlock(instruction: Instruction, reg: Reg) {
+    const block = instruction.imm!;
+    const d = this.#dst(reg);
+    if (block === 0) return this.#vectorLoad(instruction, reg, d, 128);
+    const others = this.#v(instruction.args[0]);
+    let source: Operand;
+    if (instruction.count || ELEMENT_BYTES[instruction.element!] < 4) {
+      source = this.#v(this.#temporaries.get(instruction)!.at(-1)!);
+      this.#vectorLoad(instruction, reg, source, 128);
+    } else source = this.#memory(instruction.address!);
+    return this.#asm.vex("vinsertf128", 256, [d, others, source], block);
+  }
+
+  /** Loads into machine register `d` what `reg` stands for. */
+  #vectorLoad(instruction: Instruction, reg: Reg, d: number, length: 128 | 256) {
     const asm = this.#asm;
     const element = instruction.element!;
-    const d = this.#dst(reg);
     const memory = this.#memory(instruction.address!);
     if (reg.type === "f32") {
       if (element === "f32") return asm.vex("vmovss", 0, [d, memory]);
@@ -541,10 +551,10 @@ class Emitter {
       if (count) {
         const mask = this.#v(this.#temporaries.get(instruction)![0]);
         this.#mask(mask, count);
-        asm.vex("vmaskmovps", 256, [d, mask, memory]);
-      } else asm.vex("vmovups", 256, [d, memory]);
+        asm.vex("vmaskmovps", length, [d, mask, memory]);
+      } else asm.vex("vmovups", length, [d, memory]);
     } else if (count) {
-      this.#gather(d, memory, this.#g(count), ELEMENT_BYTES[element] as 1 | 2);
+      this.#gather(d, memory, this.#g(count), ELEMENT_BYTES[element] as 1 | 2, length / 32);
       source = d;
     }
     const asFloat = reg.type === "vf";
@@ -552,27 +562,27 @@ class Emitter {
       case "f32":
         return;
       case "i32":
-        if (asFloat) asm.vex("vcvtdq2ps", 256, [d, d]);
+        if (asFloat) asm.vex("vcvtdq2ps", length, [d, d]);
         return;
       case "bf16":
-        asm.vex("vpmovzxwd", 256, [d, source]);
-        if (asFloat) asm.vex("vpslld", 256, [d, d], 16);
+        asm.vex("vpmovzxwd", length, [d, source]);
+        if (asFloat) asm.vex("vpslld", length, [d, d], 16);
         return;
       case "i64":
         throw new TypeError("x64 emitter: no vectors of i64");
       default: {
         const extend = { i8: "vpmovsxbd", u8: "vpmovzxbd", i16: "vpmovsxwd", u16: "vpmovzxwd" } as const;
-        asm.vex(extend[element], 256, [d, source]);
-        if (asFloat) asm.vex("vcvtdq2ps", 256, [d, d]);
+        asm.vex(extend[element], length, [d, source]);
+        if (asFloat) asm.vex("vcvtdq2ps", length, [d, d]);
       }
     }
   }
 
   /** Reads `count` narrow elements one by one: there is no masked load of them. */
-  #gather(d: number, memory: Memory, count: number, bytes: 1 | 2): void {
+  #gather(d: number, memory: Memory, count: number, bytes: 1 | 2, lanes: number): void {
     const end = this.#label();
     this.#asm.vex("vxorps", 128, [d, d, d]);
-    for (let i = 0; i < 8; i++) {
+    for (let i = 0; i < lanes; i++) {
       this.#asm.arithmeticImmediate("cmp", count, i);
       this.#asm.jump("le", end);
       const from = { ...memory, disp: memory.disp! + i * bytes };
@@ -618,7 +628,8 @@ class Emitter {
 function needs(instruction: Instruction): Type[] {
   const { op, count, element, args } = instruction;
   if (op === "reduce") return ["vf"];
-  if (op === "load" && count && ELEMENT_BYTES[element!] === 4) return ["vf"];
+  if ((op === "load" || op === "loadBlock") && count && ELEMENT_BYTES[element!] === 4) return ["vf"];
+  if (op === "loadBlock" && instruction.imm! > 0 && (count || ELEMENT_BYTES[element!] < 4)) return ["vf"];
   if (op === "store" && (args[0] as Reg).type !== "index" && (count || ELEMENT_BYTES[element!] === 2)) return ["vf"];
   if ((op === "min" || op === "max") && instruction.dst?.type === "index" && args[1].kind === "immediate")
     return ["index"];

@@ -11,7 +11,7 @@
 
 import type { Builder } from "../lang/builder.ts";
 import { type Arguments, defineKernel } from "../lang/kernel.ts";
-import { claimWorkspace, transpose } from "../lang/math.ts";
+import { claimWorkspace, eachColumn } from "../lang/math.ts";
 import type { Target } from "../lang/target.ts";
 import type { Index, Pointer, VF } from "../lang/values.ts";
 
@@ -72,17 +72,13 @@ function transposeTile(k: Builder, args: Arguments<typeof packArgs>, row: Index,
   const last = args.m.sub(1);
   const lda = args.lda;
   // Rows past the end repeat the last one; what they give is never stored.
-  const from = Array.from({ length: rows }, (_, i) => args.a.at(row.add(i).min(last).mul(lda).add(p)).fixed());
+  const from = Array.from({ length: k.lanes }, (_, i) => args.a.at(row.add(i).min(last).mul(lda).add(p)).fixed());
   const place = k.variable(to);
-  k.vectors(length, (i, count) => {
-    const columns = transpose(
-      k,
-      from.map((pointer) => pointer.at(i).load(count)),
-    );
+  eachColumn(k, from, length, (columns) => {
     columns.forEach((column, j) => {
       place.at(j * rows).store(column);
     });
-    place.advance(k.lanes * rows);
+    place.advance(columns.length * rows);
   });
 }
 
@@ -260,15 +256,11 @@ function packBTransposed(k: Builder, { b, ldb, p, length, column, columnEnd, to 
           .fixed(),
       );
       const out = k.variable(place.at(v * k.lanes));
-      k.vectors(length, (i, count) => {
-        const rows = transpose(
-          k,
-          from.map((pointer) => pointer.at(i).load(count)),
-        );
-        rows.forEach((row, r) => {
-          out.at(r * columns).store(row);
+      eachColumn(k, from, length, (vectors) => {
+        vectors.forEach((vector, i) => {
+          out.at(i * columns).store(vector);
         });
-        out.advance(k.lanes * columns);
+        out.advance(vectors.length * columns);
       });
     }
     place.advance(length.mul(columns));

@@ -86,13 +86,13 @@ export type Op =
   | "bits"
   | "splat"
   | "load"
+  /** Four elements into 128-bit block `imm` of a vector; the others as in `args[0]`, or 0 where that is missing. */
+  | "loadBlock"
   | "store"
   /** One element of memory in all lanes. */
   | "broadcast"
   /** Interleaves the low or high half of each 128-bit block: `imm` 0 lo32, 1 hi32, 2 lo64, 3 hi64. */
   | "unpack"
-  /** Picks two 128-bit blocks: block `imm & 3` and block `(imm >> 4) & 3` of the four in (args[0], args[1]). */
-  | "blocks"
   /** All lanes into one f32: `imm` 0 sum, 1 maximum. The order of the sum is fixed by the number of lanes. */
   | "reduce"
   | "prefetch"

@@ -4,26 +4,65 @@ import type { Builder } from "./builder.ts";
 import { type Index, type Pointer, VF } from "./values.ts";
 
 /**
- * Transposes a square of `lanes` vectors: result `i` holds lane `i` of each of `rows`. Missing rows may be given as
- * fewer vectors; their lanes are then copies of the first row's.
+ * Four elements each of as many rows as a vector has lanes, as four vectors: vector `b` holds rows b, 4 + b, 8 + b, … one
+ * after another. `transposeBlocks` turns that into columns.
  */
-export function transpose(k: Builder, rows: readonly VF[]): VF[] {
-  const { lanes } = k;
-  const unpack = (a: VF, b: VF, imm: number) => new VF(k, k.result("unpack", "vf", [a.reg, b.reg], imm));
-  const blocks = (a: VF, b: VF, imm: number) => new VF(k, k.result("blocks", "vf", [a.reg, b.reg], imm));
-  const all = Array.from({ length: lanes }, (_, i) => rows[i] ?? rows[0]);
-  // Within each 128-bit block, four rows become four columns.
-  const quads: VF[] = [];
-  for (let i = 0; i < lanes; i += 4) {
-    const [a, b, c, d] = all.slice(i, i + 4);
-    const ab = [unpack(a, b, 0), unpack(a, b, 1)];
-    const cd = [unpack(c, d, 0), unpack(c, d, 1)];
-    for (const j of [0, 1]) quads.push(unpack(ab[j], cd[j], 2), unpack(ab[j], cd[j], 3));
-  }
-  if (lanes === 4) return quads;
-  if (lanes !== 8) throw new TypeError(`no transposition of ${lanes} lanes`);
-  const low = quads.slice(0, 4).map((quad, i) => blocks(quad, quads[4 + i], 0x20));
-  return [...low, ...quads.slice(0, 4).map((quad, i) => blocks(quad, quads[4 + i], 0x31))];
+export function loadRows(k: Builder, rows: readonly Pointer[], count?: Index): [VF, VF, VF, VF] {
+  const one = (row: number): VF => {
+    let value: VF | undefined;
+    for (let block = 0; block * 4 < k.lanes; block++) value = rows[block * 4 + row].loadBlock(block, value, count);
+    return value!;
+  };
+  return [one(0), one(1), one(2), one(3)];
+}
+
+/** Transposes the 4×4 squares that lie in the 128-bit blocks of four vectors. */
+export function transposeBlocks(k: Builder, [a, b, c, d]: readonly [VF, VF, VF, VF]): [VF, VF, VF, VF] {
+  const unpack = (x: VF, y: VF, imm: number) => new VF(k, k.result("unpack", "vf", [x.reg, y.reg], imm));
+  const ab = [unpack(a, b, 0), unpack(a, b, 1)];
+  const cd = [unpack(c, d, 0), unpack(c, d, 1)];
+  return [unpack(ab[0], cd[0], 2), unpack(ab[0], cd[0], 3), unpack(ab[1], cd[1], 2), unpack(ab[1], cd[1], 3)];
+}
+
+/**
+ * The columns of `rows` (one a lane) in order, `length` of them: `take` is built for pieces of code that each handle some
+ * columns, gives their vectors and where the first of them is; the columns from `count` on, where that is given, do not
+ * exist and their vectors are 0.
+ */
+export function eachColumn(
+  k: Builder,
+  rows: readonly Pointer[],
+  length: Index,
+  take: (columns: VF[], i: Index, count?: Index) => void,
+): void {
+  const bf16 = rows[0].element === "bf16";
+  const step = bf16 ? 8 : 4;
+  const whole = length.alignDown(step);
+  k.loop({ to: whole, step }, (i) => {
+    const here = rows.map((row) => row.at(i));
+    if (!bf16) return take(transposeBlocks(k, loadRows(k, here)), i);
+    take(bf16Columns(k, here), i);
+  });
+  const rest = length.sub(whole);
+  const one = (at: Index, count?: Index) => {
+    const here = rows.map((row) => row.at(at));
+    take(transposeBlocks(k, loadRows(k, here, count)), at, count);
+  };
+  if (!bf16) return k.if(rest.gt(0), () => one(whole, rest));
+  k.if(rest.gt(0), () => one(whole, rest));
+  k.if(rest.gt(4), () => one(whole.add(4), rest.sub(4)));
+}
+
+/** Eight columns of bf16 rows: pairs of neighbours are transposed as one 32-bit element and then taken apart. */
+export function bf16Columns(k: Builder, rows: readonly Pointer[]): VF[] {
+  const pairs = transposeBlocks(
+    k,
+    loadRows(
+      k,
+      rows.map((row) => row.as("f32")),
+    ),
+  );
+  return pairs.flatMap((pair) => [pair.bits().shl(16).float(), pair.bits().and(-0x10000).float()]);
 }
 
 /**

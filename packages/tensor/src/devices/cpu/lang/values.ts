@@ -203,6 +203,14 @@ export class Pointer {
   loadInt(count?: Index): VI {
     return new VI(this.k, this.#load("vi", count));
   }
+  /** Four elements into 128-bit block `block` of a vector, the others as in `others` (0 where that is missing). */
+  loadBlock(block: number, others?: VF, count?: Index): VF {
+    const { k, address, element } = this;
+    const dst = k.register("vf");
+    const args = others ? [others.reg] : [];
+    k.emit({ kind: "op", op: "loadBlock", dst, args, imm: block, address, element, count: count?.reg });
+    return new VF(k, dst);
+  }
   /** One element in all lanes. */
   broadcast(): VF {
     const dst = this.k.register("vf");
