@@ -19,8 +19,8 @@ export interface Block {
   readonly arrays: Partial<Record<DType | "u8", TypedArray | Uint8Array>>;
 }
 
-/** Bytes of zeros that kernels may read: more than a vector's width, several times over. */
-const ZERO_BYTES = 1024;
+/** Bytes of a constant that kernels may read: a vector's width several times over. */
+const CONSTANT_BYTES = 1024;
 
 export class CpuContext {
   readonly runtime: Runtime;
@@ -29,6 +29,8 @@ export class CpuContext {
   readonly threads: number;
   /** Address of 1,024 bytes of zeros. */
   readonly zeros: number;
+  /** Address of 256 f32 ones: loaded in part, they tell a vector's lanes that count. */
+  readonly ones: number;
   private readonly slots: number;
   private space = { address: 0, bytes: 0 };
 
@@ -38,8 +40,10 @@ export class CpuContext {
     this.memory = this.runtime.memory;
     this.threads = this.runtime.threads;
     this.kernels = new KernelLibrary(this.runtime);
-    this.zeros = this.memory.allocate(ZERO_BYTES);
-    this.memory.u8(this.zeros, ZERO_BYTES).fill(0);
+    this.zeros = this.memory.allocate(CONSTANT_BYTES);
+    this.memory.u8(this.zeros, CONSTANT_BYTES).fill(0);
+    this.ones = this.memory.allocate(CONSTANT_BYTES);
+    this.memory.f32(this.ones, CONSTANT_BYTES / 4).fill(1);
     this.slots = this.memory.allocate(4 * this.threads);
     this.memory.i32(this.slots, this.threads).fill(0);
   }
@@ -51,6 +55,16 @@ export class CpuContext {
       this.space = { address: this.memory.allocate(bytes * this.threads), bytes };
     }
     return { address: this.space.address, slots: this.slots };
+  }
+
+  /** Lends memory for the time of `body`, which gets its address. */
+  scratch<T>(bytes: number, body: (address: number) => T): T {
+    const address = this.memory.allocate(bytes);
+    try {
+      return body(address);
+    } finally {
+      this.memory.free(address);
+    }
   }
 
   allocate(bytes: number): Block {
@@ -97,29 +111,39 @@ export class CpuContext {
     return array as TypedArray;
   }
 
+  /** The storage of an f32 view as its bits. */
+  bits(view: View): Uint32Array {
+    const { buffer, byteOffset, length } = this.array(view);
+    return new Uint32Array(buffer, byteOffset, length);
+  }
+
   /** The address of a view's first element, for kernels. @throws DeviceError unless the whole view lies in its storage */
   address(view: View, op: string): number {
+    this.check(view, op);
     const block = view.storage.handle as Block;
-    if (block.address === 0) {
-      if (block.source === undefined) throw new DeviceError(op, "a tensor was used after its memory was freed");
-      this.adopt(block);
+    if (block.address === 0) this.adopt(block);
+    return block.address + view.offset * BYTES[view.dtype];
+  }
+
+  /** @throws DeviceError unless the whole view lies in its living storage */
+  check(view: View, op: string): void {
+    const block = view.storage.handle as Block;
+    if (block.address === 0 && block.source === undefined) {
+      throw new DeviceError(op, "a tensor was used after its memory was freed");
     }
     let first = view.offset;
     let last = view.offset;
     for (let d = 0; d < view.shape.length; d++) {
-      if (view.shape[d] === 0) return block.address;
+      if (view.shape[d] === 0) return;
       const reach = (view.shape[d]! - 1) * view.strides[d]!;
       if (reach < 0) first += reach;
       else last += reach;
     }
-    const size = BYTES[view.dtype];
-    if (!(first >= 0 && (last + 1) * size <= block.bytes)) {
-      throw new DeviceError(
-        op,
-        `a view of shape [${view.shape}] at element ${view.offset} leaves its storage of ${block.bytes} bytes`,
-      );
-    }
-    return block.address + view.offset * size;
+    if (first >= 0 && (last + 1) * BYTES[view.dtype] <= block.bytes) return;
+    throw new DeviceError(
+      op,
+      `a view of shape [${view.shape}] at element ${view.offset} leaves its storage of ${block.bytes} bytes`,
+    );
   }
 
   /** Copies mapped bytes into the kernels' memory. */

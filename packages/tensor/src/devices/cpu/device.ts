@@ -1,11 +1,24 @@
 // The compiled device: the host's own memory, worked on by machine code or WebAssembly on all cores. What has no compiled
 // kernel runs the reference's loops over the same memory.
 import type { DType, TypedArray } from "../../dtype.ts";
+import type { Program } from "../../expr/program.ts";
 import type { Storage } from "../../memory.ts";
-import type { DeviceInfo, MatmulOptions, View } from "../device.ts";
+import type {
+  AdamWArgs,
+  DeviceInfo,
+  LinearCrossEntropyArgs,
+  MatmulOptions,
+  RandomKey,
+  ReduceKind,
+  View,
+} from "../device.ts";
 import { HostDevice } from "../reference/host-device.ts";
 import { type Block, CpuContext } from "./context.ts";
+import { linearCrossEntropy } from "./cross-entropy.ts";
+import { elementwise, reduce } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
+import { adamW, dropout, RopeTables, rmsNorm, rmsNormBackward, rope } from "./model.ts";
+import { gatherRows, scatterRows } from "./rows.ts";
 
 /** How the compiled device is set up. */
 export interface CpuDeviceOptions {
@@ -22,6 +35,7 @@ export class CpuDevice extends HostDevice {
   readonly info: DeviceInfo;
   readonly dtypes: readonly DType[] = ["f32", "bf16", "i32"];
   readonly #cpu: CpuContext;
+  readonly #turns = new RopeTables();
   #lastPause = performance.now();
 
   /** @throws IsaError when the forced tier cannot run here */
@@ -59,8 +73,66 @@ export class CpuDevice extends HostDevice {
     await this.#cpu.runtime.dispose();
   }
 
+  override elementwise(
+    program: Program,
+    params: readonly number[],
+    inputs: readonly View[],
+    out: View,
+    accumulate?: boolean,
+  ): void {
+    if (!elementwise(this.#cpu, program, params, inputs, out, accumulate)) {
+      super.elementwise(program, params, inputs, out, accumulate);
+    }
+  }
+  override reduce(
+    kind: ReduceKind,
+    program: Program,
+    params: readonly number[],
+    inputs: readonly View[],
+    out: View,
+    accumulate?: boolean,
+  ): void {
+    if (!reduce(this.#cpu, kind, program, params, inputs, out, accumulate)) {
+      super.reduce(kind, program, params, inputs, out, accumulate);
+    }
+  }
   override matmul(a: View, b: View, out: View, options?: MatmulOptions): void {
     if (!matmul(this.#cpu, a, b, out, options)) super.matmul(a, b, out, options);
+  }
+  override gatherRows(table: View, index: View, out: View): void {
+    if (!gatherRows(this.#cpu, table, index, out)) super.gatherRows(table, index, out);
+  }
+  override scatterRows(src: View, index: View, out: View, mode: "set" | "add"): void {
+    if (!scatterRows(this.#cpu, src, index, out, mode)) super.scatterRows(src, index, out, mode);
+  }
+  override rmsNorm(x: View, weight: View, eps: number, out: View, rstd: View): void {
+    if (!rmsNorm(this.#cpu, x, weight, eps, out, rstd)) super.rmsNorm(x, weight, eps, out, rstd);
+  }
+  override rmsNormBackward(
+    grad: View,
+    x: View,
+    weight: View,
+    rstd: View,
+    gradX: View | undefined,
+    gradWeight: View | undefined,
+  ): void {
+    if (!rmsNormBackward(this.#cpu, grad, x, weight, rstd, gradX, gradWeight)) {
+      super.rmsNormBackward(grad, x, weight, rstd, gradX, gradWeight);
+    }
+  }
+  override rope(x: View, positions: View, frequencies: View, inverse: boolean, out: View): void {
+    if (!rope(this.#cpu, this.#turns, x, positions, frequencies, inverse, out)) {
+      super.rope(x, positions, frequencies, inverse, out);
+    }
+  }
+  override dropout(x: View, rows: View, p: number, key: RandomKey, out: View): void {
+    if (!dropout(this.#cpu, x, rows, p, key, out)) super.dropout(x, rows, p, key, out);
+  }
+  override linearCrossEntropy(args: LinearCrossEntropyArgs): void {
+    if (!linearCrossEntropy(this.#cpu, args)) super.linearCrossEntropy(args);
+  }
+  override adamW(args: AdamWArgs): void {
+    if (!adamW(this.#cpu, args)) super.adamW(args);
   }
 
   /** Lets the event loop run: kernels run to their end inside a call, so signals and sockets wait for this. */

@@ -27,9 +27,17 @@ export function coalesce(shape: readonly number[], strides: readonly (readonly n
       continue;
     }
     sizes.push(shape[d]!);
-    strides.forEach((s, v) => steps[v]!.push(s[d]!));
+    for (const [v, s] of strides.entries()) steps[v]!.push(s[d]!);
   }
   return { sizes: sizes.reverse(), steps: steps.map((s) => s.reverse()) };
+}
+
+/** Elements below which waking other threads costs more than it saves. */
+const CHUNK_ELEMENTS = 16_384;
+
+/** Rows that one call of a kernel takes. */
+export function rowChunk(columns: number): number {
+  return Math.max(1, Math.ceil(CHUNK_ELEMENTS / Math.max(1, columns)));
 }
 
 /**

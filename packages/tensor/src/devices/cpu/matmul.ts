@@ -63,12 +63,20 @@ interface Product {
   readonly source: Source;
 }
 
+/** Runs `c = a·b (+ c)` on matrices by address, dense along one of their dimensions. */
+export function matmulAt(cpu: CpuContext, given: Omit<Product, "alpha" | "source"> & { accumulate?: boolean }): void {
+  const { c, accumulate } = given;
+  const source = accumulate
+    ? { address: c.address, row: 4 * c.row, column: 1 }
+    : { address: cpu.zeros, row: 0, column: 0 };
+  product(cpu, { ...given, alpha: 1, source });
+}
+
 function product(cpu: CpuContext, { m, n, k, alpha, element, a, b, c, source }: Product): void {
   const { kernels, threads } = cpu;
   const plan = planGemm(kernels.target, m, n, k, threads);
   const workspace = cpu.workspace(gemmWorkspaceBytes(kernels.target));
-  const packed = cpu.memory.allocate(plan.packedBytes);
-  try {
+  cpu.scratch(plan.packedBytes, (packed) => {
     const pack = a.column === 1 ? packA : packATransposed;
     const lda = a.column === 1 ? a.row : a.column;
     kernels.run(
@@ -89,9 +97,7 @@ function product(cpu: CpuContext, { m, n, k, alpha, element, a, b, c, source }: 
       plan.items,
       plan.chunk,
     );
-  } finally {
-    cpu.memory.free(packed);
-  }
+  });
 }
 
 const packChunk = (tiles: number, threads: number) => Math.max(4, Math.ceil(tiles / (4 * threads)));

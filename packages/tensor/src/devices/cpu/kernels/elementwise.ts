@@ -6,7 +6,7 @@ import type { Builder } from "../lang/builder.ts";
 import { type ArgumentType, defineKernel, type Kernel } from "../lang/kernel.ts";
 import { type F32, type Index, Pointer, type VF } from "../lang/values.ts";
 import { rowPointer } from "./rows.ts";
-import { exp, log, maxNaN, minNaN, tanh } from "./vector-math.ts";
+import { exp, log, maxNaN, minNaN, tanh, toBf16 } from "./vector-math.ts";
 
 type Unary = (k: Builder, a: VF) => VF;
 type Binary = (k: Builder, a: VF, b: VF) => VF;
@@ -110,7 +110,9 @@ export function elementwiseKernel(program: Program, form: ElementwiseForm): Kern
         const loaded = inputs.map((input) => (input instanceof Pointer ? input.at(i).load(count) : input));
         const value = evaluate(k, program.root, loaded, params);
         const place = out.at(i);
-        place.store(form.accumulate ? place.load(count).add(value) : value, count);
+        const result = form.accumulate ? place.load(count).add(value) : value;
+        if (form.out === "bf16") place.as("u16").store(toBf16(result), count);
+        else place.store(result, count);
       });
     });
   });

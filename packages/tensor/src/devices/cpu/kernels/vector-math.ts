@@ -1,7 +1,7 @@
 // exp, log and tanh on vectors of f32. Polynomials are those of the Cephes library (S. Moshier), whose ranges and
 // coefficients are for single precision. Errors stated are the largest found over all f32 (with fused multiply-add).
 import type { Builder } from "../lang/builder.ts";
-import type { VF } from "../lang/values.ts";
+import type { VF, VI } from "../lang/values.ts";
 
 /** Coefficients from the highest power down; Horner's rule. */
 function polynomial(k: Builder, x: VF, coefficients: readonly number[]): VF {
@@ -72,4 +72,12 @@ export function maxNaN(a: VF, b: VF): VF {
 /** The lesser of the two, NaN where either is. */
 export function minNaN(a: VF, b: VF): VF {
   return a.compare("ne", a).select(a, a.min(b));
+}
+
+/** The upper 16 bits of each lane, rounded to nearest, ties to even; a NaN stays one. To be stored as u16. */
+export function toBf16(x: VF): VI {
+  const bits = x.bits();
+  const upper = bits.shr(16);
+  const rounded = bits.add(upper.and(1)).add(0x7fff).shr(16);
+  return x.compare("ne", x).select(upper.or(0x40).float(), rounded.float()).bits();
 }

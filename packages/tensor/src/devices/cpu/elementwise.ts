@@ -1,0 +1,124 @@
+// Elementwise programs and their reductions: which kernel, with which arguments.
+import type { Program } from "../../expr/program.ts";
+import type { ReduceKind, View } from "../device.ts";
+import type { CpuContext } from "./context.ts";
+import { coalesce, planRows, type RowPlan, rowChunk } from "./iteration.ts";
+import { type ElementwiseForm, elementwiseKernel, vectorizes } from "./kernels/elementwise.ts";
+import { columnKernel, rowSumKernel } from "./kernels/reduce.ts";
+import type { Kernel } from "./lang/kernel.ts";
+
+type Values = Record<string, number>;
+
+/** Kernels by what they compute and how their operands lie; made once. */
+const made = new Map<string, Kernel>();
+
+function kernelOf(kind: string, program: Program, form: ElementwiseForm, make: () => Kernel): Kernel {
+  const inputs = form.inputs.map(({ element, repeated }) => element + (repeated ? "1" : "n"));
+  const key = `${kind}|${program.key}|${inputs}|${form.out}|${form.accumulate}`;
+  let kernel = made.get(key);
+  if (!kernel) made.set(key, (kernel = make()));
+  return kernel;
+}
+
+function formOf(inputs: readonly View[], steps: readonly number[], out: View, accumulate: boolean): ElementwiseForm {
+  return {
+    inputs: inputs.map((view, i) => ({ element: view.dtype as "f32" | "bf16", repeated: steps[i] === 0 })),
+    out: out.dtype as "f32" | "bf16",
+    accumulate,
+  };
+}
+
+/** Addresses and row strides of a plan's views, the output's first, under the kernels' names for them. */
+function operands(
+  cpu: CpuContext,
+  op: string,
+  views: readonly View[],
+  plan: RowPlan,
+  params: readonly number[],
+): Values {
+  const values: Values = { columns: plan.columns, total: plan.total };
+  for (const [v, { offset, rowStride }] of plan.views.entries()) {
+    const view = views[v]!;
+    const bytes = view.dtype === "bf16" ? 2 : 4;
+    values[v === 0 ? "out" : `x${v - 1}`] = cpu.address(view, op) + (offset - view.offset) * bytes;
+    values[v === 0 ? "so" : `s${v - 1}`] = rowStride;
+  }
+  for (const [i, value] of params.entries()) values[`p${i}`] = value;
+  return values;
+}
+
+/** Runs `out = program(inputs, params) (+ out)`; false where no kernel takes the program, the types or the strides. */
+export function elementwise(
+  cpu: CpuContext,
+  program: Program,
+  params: readonly number[],
+  inputs: readonly View[],
+  out: View,
+  accumulate = false,
+): boolean {
+  const views = [out, ...inputs];
+  const dtypes = views.map((view) => view.dtype);
+  if (!vectorizes(program, dtypes)) return false;
+  const plans = planRows(views);
+  if (plans === undefined) return false;
+  for (const plan of plans) {
+    if (plan.columns > 1 && plan.views[0]!.step !== 1) return false;
+    const steps = plan.views.slice(1).map((view) => view.step);
+    const form = formOf(inputs, steps, out, accumulate);
+    const kernel = kernelOf("map", program, form, () => elementwiseKernel(program, form));
+    cpu.kernels.run(kernel, operands(cpu, "elementwise", views, plan, params), plan.rows, rowChunk(plan.columns));
+  }
+  return true;
+}
+
+/** Runs a reduction along the last dimension or down the rows of a matrix; false for all others. */
+export function reduce(
+  cpu: CpuContext,
+  kind: ReduceKind,
+  program: Program,
+  params: readonly number[],
+  inputs: readonly View[],
+  out: View,
+  accumulate = false,
+): boolean {
+  const views = [out, ...inputs];
+  const dtypes = views.map((view) => view.dtype);
+  if (out.dtype !== "f32" || !vectorizes(program, dtypes)) return false;
+  const { sizes, steps } = coalesce(
+    out.shape,
+    views.map((view) => view.strides),
+  );
+  if (sizes.includes(0) || sizes.length === 0 || sizes.length > 2) return false;
+  if (steps.slice(1).some((s) => s.at(-1) !== 0 && s.at(-1) !== 1)) return false;
+  const reduced = steps[0]!.map((step) => step === 0);
+  const [plan] = planRows(views)!;
+  const inputSteps = steps.slice(1).map((s) => s.at(-1)!);
+  const form = formOf(inputs, inputSteps, out, accumulate);
+  const values = operands(cpu, "reduce", views, plan!, params);
+
+  if (sizes.length === 2 && reduced[0] && !reduced[1] && steps[0]![1] === 1) {
+    const kernel = kernelOf(kind, program, form, () => columnKernel(kind, program, form));
+    const items = Math.ceil(plan!.columns / cpu.kernels.target.lanes);
+    const perCall = Math.max(8, Math.ceil(items / (4 * cpu.threads)));
+    cpu.kernels.run(kernel, { ...values, n: plan!.columns, rows: plan!.rows }, items, perCall);
+    return true;
+  }
+  if (kind !== "sum" || !reduced.at(-1)) return false;
+  values.ones = cpu.ones;
+  if (sizes.length === 2 && !reduced[0]) {
+    const kernel = kernelOf("rowSum", program, form, () => rowSumKernel(program, form));
+    cpu.kernels.run(kernel, values, plan!.rows, rowChunk(plan!.columns));
+    return true;
+  }
+  if (sizes.length !== 1) return false;
+  // One sum over all: pieces of fixed length, then their sums in order.
+  const pieces = { ...form, accumulate: false };
+  const kernel = kernelOf("rowSum", program, pieces, () => rowSumKernel(program, pieces));
+  const sum = cpu.scratch(4 * plan!.rows, (address) => {
+    cpu.kernels.run(kernel, { ...values, out: address, so: 1 }, plan!.rows, rowChunk(plan!.columns));
+    return cpu.memory.f32(address, plan!.rows).reduce((a, b) => a + b, 0);
+  });
+  const place = cpu.array(out);
+  place[out.offset] = sum + (accumulate ? place[out.offset]! : 0);
+  return true;
+}

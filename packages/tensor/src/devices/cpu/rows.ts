@@ -1,0 +1,54 @@
+// Rows by index: the embedding, and the key/value cache. Memory is moved, nothing computed, so typed arrays do it.
+import { DeviceError } from "../../errors.ts";
+import type { View } from "../device.ts";
+import type { CpuContext } from "./context.ts";
+
+/** Index values of a contiguous i32 view. */
+function indices(cpu: CpuContext, view: View): Int32Array | undefined {
+  const [n] = view.shape as [number];
+  if (view.dtype !== "i32" || (n > 1 && view.strides[0] !== 1)) return undefined;
+  return (cpu.array(view) as Int32Array).subarray(view.offset, view.offset + n);
+}
+
+const dense = (view: View) => view.shape[1] === 1 || view.strides[1] === 1;
+
+/** out[i] = table[index[i]], bf16 widened where `out` is f32; false for other types and strides. */
+export function gatherRows(cpu: CpuContext, table: View, index: View, out: View): boolean {
+  const rows = indices(cpu, index);
+  if (rows === undefined || table.shape.length !== 2 || !dense(table) || !dense(out)) return false;
+  const widen = table.dtype === "bf16" && out.dtype === "f32";
+  if (table.dtype !== out.dtype && !widen) return false;
+  const [size, features] = table.shape as [number, number];
+  // Bits, not numbers: a NaN keeps its payload, and widening is a shift.
+  const from = cpu.array(table);
+  const to = widen ? cpu.bits(out) : cpu.array(out);
+  cpu.check(table, "gatherRows");
+  cpu.check(out, "gatherRows");
+  for (let i = 0; i < rows.length; i++) {
+    const row = rows[i]!;
+    if (row < 0 || row >= size) throw new DeviceError("gatherRows", `index ${row} is outside a table of ${size} rows`);
+    const source = table.offset + row * table.strides[0]!;
+    const target = out.offset + i * out.strides[0]!;
+    if (widen) for (let f = 0; f < features; f++) to[target + f] = (from[source + f] as number) << 16;
+    else to.set(from.subarray(source, source + features) as Float32Array, target);
+  }
+  return true;
+}
+
+/** out[index[i]] = src[i]; false for `add` and for other types and strides. */
+export function scatterRows(cpu: CpuContext, src: View, index: View, out: View, mode: "set" | "add"): boolean {
+  const rows = indices(cpu, index);
+  if (rows === undefined || mode === "add" || src.shape.length !== 2 || !dense(src) || !dense(out)) return false;
+  if (src.dtype !== out.dtype) return false;
+  const [size, features] = out.shape as [number, number];
+  cpu.check(src, "scatterRows");
+  cpu.check(out, "scatterRows");
+  const [from, to] = [cpu.array(src), cpu.array(out)];
+  for (let i = 0; i < rows.length; i++) {
+    const row = rows[i]!;
+    if (row < 0 || row >= size) throw new DeviceError("scatterRows", `index ${row} is outside a table of ${size} rows`);
+    const source = src.offset + i * src.strides[0]!;
+    to.set(from.subarray(source, source + features) as Float32Array, out.offset + row * out.strides[0]!);
+  }
+  return true;
+}
