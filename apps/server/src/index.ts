@@ -1,0 +1,6 @@
+export { type App, type AppOptions, createApp } from "./app.ts";
+export { DEFAULT_LIMITS, type Limits } from "./body.ts";
+export type { ChatEvent, ChatRequest, Chatter, FinishReason, Message, Prompt } from "./chat.ts";
+export { ApiError, type ErrorType } from "./errors.ts";
+export { createLogger, LOG_LEVELS, type LogLevel } from "./log.ts";
+export { type RunningServer, type ServeOptions, serve } from "./serve.ts";

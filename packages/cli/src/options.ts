@@ -1,0 +1,120 @@
+import { Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
+import { z } from "zod";
+import type { Context } from "./run.ts";
+
+/** The model that commands use when none is named. */
+export const DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B-Instruct";
+
+export const DEVICES = ["auto", "cpu", "gpu", "reference"] as const;
+export type DeviceName = (typeof DEVICES)[number];
+
+const NUMBER = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i;
+
+/** Makes a commander argument parser of a zod schema; commander names the option and the value in the error. */
+export function checked<T>(schema: z.ZodType<T, string>): (value: string) => T {
+  return (value) => {
+    const result = schema.safeParse(value);
+    if (!result.success) throw new InvalidArgumentError(`It must be ${result.error.issues[0].message}.`);
+    return result.data;
+  };
+}
+
+/** A whole number from `least` to `most`. */
+export function integer(least: number, most = Number.MAX_SAFE_INTEGER) {
+  const want =
+    most === Number.MAX_SAFE_INTEGER
+      ? `a whole number of at least ${least}`
+      : `a whole number from ${least} to ${most}`;
+  return z
+    .string()
+    .regex(/^[+-]?\d+$/, want)
+    .transform(Number)
+    .refine((x) => Number.isSafeInteger(x) && x >= least && x <= most, want);
+}
+
+/** A finite number that satisfies `test`; `want` says which, to go on from "It must be". */
+export function real(test: (x: number) => boolean, want: string) {
+  return z
+    .string()
+    .regex(NUMBER, want)
+    .transform(Number)
+    .refine((x) => Number.isFinite(x) && test(x), want);
+}
+
+export const positive = real((x) => x > 0, "a number above 0");
+export const fraction = real((x) => x >= 0 && x < 1, "a number from 0 to below 1");
+export const notEmpty = z.string().refine((text) => text.trim() !== "", "a text that is not empty");
+
+/** `TEXT=N`: the number stands after the last equals sign. */
+export const repetition = z.string().transform((value, context) => {
+  const at = value.lastIndexOf("=");
+  const count = integer(1, 1000).safeParse(value.slice(at + 1));
+  if (at > 0 && count.success) return { text: value.slice(0, at), times: count.data };
+  context.addIssue({ code: "custom", message: "TEXT=N with a whole number N from 1 to 1000, such as '15GB=4'" });
+  return z.NEVER;
+});
+
+/** For options that may be given several times. */
+export function gathered<T>(parse: (value: string) => T): (value: string, before: T[] | undefined) => T[] {
+  return (value, before) => [...(before ?? []), parse(value)];
+}
+
+/** An option whose value a zod schema checks. */
+export function option<const Flags extends string, T>(flags: Flags, description: string, schema: z.ZodType<T, string>) {
+  return new Option(flags, description).argParser(checked(schema));
+}
+
+/**
+ * A command with the options that all share, which speaks through the context: help to stdout, usage errors to stderr.
+ *
+ * @param examples lines for the end of the help, each a call and what it does
+ */
+export function baseCommand(
+  context: Context,
+  name: string,
+  description: string,
+  examples: readonly [string, string][],
+) {
+  const width = Math.max(...examples.map(([call]) => call.length));
+  const shown = examples.map(([call, meaning]) => `  ${call.padEnd(width)}  ${meaning}`).join("\n");
+  return new Command(`bun run ${name}`)
+    .description(description)
+    .option("--json", "print the result as JSON on stdout, and everything for people on stderr", false)
+    .option("--debug", "with an error, print where in the program it came from", false)
+    .addHelpText("after", `\nExamples:\n${shown}`)
+    .configureOutput({
+      writeOut: (text) => context.terminal.stdout.write(text),
+      writeErr: (text) => context.terminal.stderr.write(text),
+    })
+    .configureHelp({ helpWidth: process.stdout.columns ?? 100 })
+    .helpOption("-h, --help", "print this help")
+    .allowExcessArguments(false)
+    .showHelpAfterError("(--help lists the options)")
+    .exitOverride();
+}
+
+/** `baseCommand` with the options of a command that computes with a model. */
+export function modelCommand(
+  context: Context,
+  name: string,
+  description: string,
+  examples: readonly [string, string][],
+) {
+  return baseCommand(context, name, description, examples)
+    .addOption(
+      option("--model <name|dir>", "a model's name, its folder, or demo (the small bundled one)", notEmpty).default(
+        DEFAULT_MODEL,
+      ),
+    )
+    .addOption(new Option("--device <name>", "what computes").choices(DEVICES).default("auto" as const))
+    .addOption(option("--threads <n>", "threads of the device (default: all cores)", integer(1, 1024)))
+    .addOption(option("--seed <n>", "for everything that is drawn at random", integer(0)).default(0));
+}
+
+/** The values of `modelCommand`'s options. */
+export interface ModelOptions {
+  readonly model: string;
+  readonly device: DeviceName;
+  readonly threads?: number;
+  readonly seed: number;
+}

@@ -1,0 +1,54 @@
+import type { Writable } from "node:stream";
+import { createColors } from "picocolors";
+
+export type Colors = ReturnType<typeof createColors>;
+
+/**
+ * Where a command speaks: `print` and `json` to stdout, the result, which other programs may read; everything else to
+ * stderr, for people.
+ */
+export class Terminal {
+  readonly stdout: Writable;
+  readonly stderr: Writable;
+  /** Is stderr a screen that can be drawn on? */
+  readonly isScreen: boolean;
+  /** Colours for stderr; they change nothing where it is no screen or NO_COLOR is set. */
+  readonly colors: Colors;
+
+  constructor(
+    streams: { stdout: Writable; stderr: Writable & { isTTY?: boolean } } = process,
+    env: Record<string, string | undefined> = process.env,
+  ) {
+    this.stdout = streams.stdout;
+    this.stderr = streams.stderr;
+    this.isScreen = streams.stderr.isTTY === true && env.TERM !== "dumb";
+    this.colors = createColors(this.isScreen && !env.NO_COLOR);
+  }
+
+  /** A line for people. */
+  say(line = ""): void {
+    this.stderr.write(`${line}\n`);
+  }
+  /** A line that must not be missed. */
+  warn(line: string): void {
+    this.say(this.colors.yellow(`warning: ${line}`));
+  }
+  /** A line of the result. */
+  print(line: string): void {
+    this.stdout.write(`${line}\n`);
+  }
+  /** A value of the result, one line of JSON. */
+  json(value: unknown): void {
+    this.print(JSON.stringify(value));
+  }
+  /** Waits until all of the result is written. */
+  flush(): Promise<void> {
+    return new Promise((resolve) => this.stdout.write("", () => resolve()));
+  }
+}
+
+/** Removes what would move the cursor, colour the screen or ring the bell when untrusted text is shown on it. */
+export function printable(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not reach a screen
+  return text.replaceAll(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
+}
