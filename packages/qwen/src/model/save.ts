@@ -54,7 +54,9 @@ export async function saveModel(dir: string, model: QwenModel, generationConfig:
   await mkdir(dir, { recursive: true });
   const rounded = new Map<string, Tensor>();
   try {
-    for (const [name, t] of model.namedParameters()) rounded.set(name, noGrad(() => t.detach().to("bf16")).keep());
+    for (const [name, t] of model.namedParameters()) {
+      rounded.set(name, t.dtype === "bf16" ? t.alias() : noGrad(() => t.to("bf16")).keep());
+    }
     await writeSafetensors(join(dir, "model.safetensors"), rounded, { format: "pt" });
   } finally {
     for (const t of rounded.values()) t.dispose();

@@ -71,7 +71,9 @@ describe("a saved model", () => {
       const config = tinyConfig({ tie_word_embeddings: tied });
       const model = own(tinyModel(config));
       const dir = await folder();
+      const before = memory();
       await saveModel(dir, model, parseGenerationConfig({ temperature: 0.5, eos_token_id: [49, 3] }, config));
+      expect({ ...memory(), peakBytes: 0 }).toEqual({ ...before, peakBytes: 0 });
       expect((await readdir(dir)).sort()).toEqual(["config.json", "generation_config.json", "model.safetensors"]);
 
       const again = await loadModelConfig(dir);
@@ -89,6 +91,13 @@ describe("a saved model", () => {
         const rounded = own(t.detach().to("bf16").to("f32"));
         t.device.write(t.storage, 0, new Uint8Array(Float32Array.from(await rounded.data()).buffer));
       }
+      expect(await logits(loaded)).toEqual(await logits(model));
+
+      // What was loaded can be saved again, and still be used.
+      const copy = await folder();
+      await saveModel(copy, loaded, generation);
+      const bytes = (path: string): Promise<Uint8Array> => Bun.file(join(path, "model.safetensors")).bytes();
+      expect(await bytes(copy)).toEqual(await bytes(dir));
       expect(await logits(loaded)).toEqual(await logits(model));
     });
   }

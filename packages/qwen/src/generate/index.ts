@@ -1,0 +1,11 @@
+export { type FinishReason, type GenerateOptions, type GenerationStep, generate } from "./generate.ts";
+export {
+  argmax,
+  type Candidates,
+  candidates,
+  checkSampling,
+  penalizeRepetition,
+  Sampler,
+  type SamplingOptions,
+} from "./sampling.ts";
+export { perplexity, type Score, score } from "./score.ts";
