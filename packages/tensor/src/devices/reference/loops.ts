@@ -172,7 +172,11 @@ export function scatterRows(host: HostArray, src: View, index: View, out: View, 
   load(host, index).forEach((row, i) => {
     const values = load(host, at(src, i));
     const target = at(out, row);
-    if (mode === "add") load(host, target).forEach((old, j) => (values[j] += old));
+    if (mode === "add") {
+      load(host, target).forEach((old, j) => {
+        values[j] += old;
+      });
+    }
     store(host, target, values);
   });
 }
