@@ -1,2 +1,2 @@
 export { CpuDevice, type CpuDeviceOptions } from "./device.ts";
-export { type Isa, IsaError, MappedFile, PoolError } from "./runtime/index.ts";
+export { type Isa, IsaError, PoolError } from "./runtime/index.ts";

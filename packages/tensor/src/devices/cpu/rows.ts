@@ -35,11 +35,11 @@ export function gatherRows(cpu: CpuContext, table: View, index: View, out: View)
   return true;
 }
 
-/** out[index[i]] = src[i]; false for `add` and for other types and strides. */
+/** out[index[i]] = src[i], or += in order of i for f32; false for other types and strides. */
 export function scatterRows(cpu: CpuContext, src: View, index: View, out: View, mode: "set" | "add"): boolean {
   const rows = indices(cpu, index);
-  if (rows === undefined || mode === "add" || src.shape.length !== 2 || !dense(src) || !dense(out)) return false;
-  if (src.dtype !== out.dtype) return false;
+  if (rows === undefined || src.shape.length !== 2 || !dense(src) || !dense(out)) return false;
+  if (src.dtype !== out.dtype || (mode === "add" && out.dtype !== "f32")) return false;
   const [size, features] = out.shape as [number, number];
   cpu.check(src, "scatterRows");
   cpu.check(out, "scatterRows");
@@ -48,7 +48,9 @@ export function scatterRows(cpu: CpuContext, src: View, index: View, out: View, 
     const row = rows[i]!;
     if (row < 0 || row >= size) throw new DeviceError("scatterRows", `index ${row} is outside a table of ${size} rows`);
     const source = src.offset + i * src.strides[0]!;
-    to.set(from.subarray(source, source + features) as Float32Array, out.offset + row * out.strides[0]!);
+    const target = out.offset + row * out.strides[0]!;
+    if (mode === "add") for (let f = 0; f < features; f++) to[target + f]! += from[source + f]!;
+    else to.set(from.subarray(source, source + features) as Float32Array, target);
   }
   return true;
 }

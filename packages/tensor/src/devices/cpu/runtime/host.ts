@@ -1,16 +1,8 @@
-// What the operating system must give the compiled device: pages, executable pages, mapped files, calls by address.
+// What the operating system must give the compiled device: pages, executable pages, calls by address.
 // `#native` is this interface under Bun (see native.bun.ts) and `undefined` in Node and browsers (native.none.ts).
 
 /** A kernel of the compiled device: works on the items `begin` (inclusive) to `end` (exclusive) of the job described at `args`. */
 export type KernelFunction = (args: number, begin: number, end: number) => void;
-
-/** A file mapped read-only into memory. */
-export interface MappedFile {
-  /** First byte's address; a multiple of the page size. */
-  readonly address: number;
-  /** Length of the file in bytes. */
-  readonly bytes: number;
-}
 
 /** The operating system's memory and machine code, reached without native add-ons. All addresses are plain numbers. */
 export interface NativeHost {
@@ -25,10 +17,6 @@ export interface NativeHost {
   unmap(address: number, bytes: number): void;
   /** Gives the pages back to the system; they read as zero afterwards. */
   discard(address: number, bytes: number): void;
-  /** Maps a file private and read-only. Throws an error that names the file. */
-  mapFile(path: string): MappedFile;
-  /** Unmaps what `mapFile` gave. */
-  unmapFile(file: MappedFile): void;
   /** An ArrayBuffer over foreign memory, at most 4 GiB; it keeps nothing alive. */
   view(address: number, bytes: number): ArrayBuffer;
   /** The address of a typed array of more than 1,000 elements (shorter ones move). */

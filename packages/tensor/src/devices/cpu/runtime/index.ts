@@ -11,7 +11,6 @@ import { checkThreads, type KernelIndex, type PoolOptions, WorkerPool } from "./
 
 export type { CpuFeatures, CpuInfo } from "./cpu-info.ts";
 export { type Isa, IsaError } from "./isa.ts";
-export { MappedFile } from "./mapped-file.ts";
 export { type Memory, MemoryError } from "./memory.ts";
 export { type KernelIndex, PoolError } from "./pool.ts";
 

@@ -1,11 +1,9 @@
 // The operating system under Bun, through bun:ffi and libc. The only file of the package that imports "bun:ffi";
 // package.json's "imports" keep it out of every bundle that is not for Bun.
 import { CFunction, dlopen, type Pointer, ptr, toArrayBuffer } from "bun:ffi";
-import { closeSync, fstatSync, openSync } from "node:fs";
-import type { KernelFunction, MappedFile, NativeHost } from "./host.ts";
+import type { KernelFunction, NativeHost } from "./host.ts";
 
 const PROT_NONE = 0;
-const PROT_READ = 1;
 const PROT_READ_WRITE = 3;
 const PROT_READ_EXEC = 5;
 const MAP_PRIVATE = 2;
@@ -91,25 +89,6 @@ function createHost(): NativeHost | undefined {
       const first = Math.ceil(address / pageBytes) * pageBytes;
       const last = Math.floor((address + bytes) / pageBytes) * pageBytes;
       if (linux && last > first) libc.madvise(first, last - first, MADV_DONTNEED);
-    },
-
-    mapFile(path): MappedFile {
-      const descriptor = openSync(path, "r");
-      try {
-        const bytes = fstatSync(descriptor).size;
-        if (bytes === 0) throw new Error(`[map file] ${path} is empty`);
-        const address = libc.mmap(0, bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
-        if (address === MAP_FAILED) {
-          throw new Error(`[map file] the system refused to map ${path} (${bytes} bytes); is address space limited?`);
-        }
-        return { address: Number(address), bytes };
-      } finally {
-        closeSync(descriptor); // the mapping outlives the descriptor
-      }
-    },
-
-    unmapFile(file) {
-      libc.munmap(file.address, file.bytes);
     },
 
     view: (address, bytes) => toArrayBuffer(address as Pointer, 0, bytes),

@@ -1,12 +1,11 @@
 import { describe, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { native } from "#native";
 import { CodeMemory } from "./code-memory.ts";
 import { Runtime } from "./index.ts";
 import { type Isa, isas, missing } from "./isa.ts";
-import { MappedFile } from "./mapped-file.ts";
 import { increment, incrementKernel, trapKernel } from "./test-kernels.ts";
 
 const here = import.meta.dir;
@@ -173,33 +172,6 @@ describe.skipIf(!native || process.platform !== "linux")("native memory (Bun on 
   test("the system refusing executable memory gives a clear error", () => {
     const refusing = { ...native!, makeExecutable: () => false };
     expect(() => new CodeMemory(refusing).add("k", new Uint8Array([0xc3]))).toThrow("use TENSOR_ISA=wasm");
-  });
-
-  test("a file over 4 GiB is mapped whole; windows anywhere; private and read-only", () => {
-    const folder = mkdtempSync(join(tmpdir(), "tensor-map-"));
-    const path = join(folder, "big");
-    const bytes = 5 * 2 ** 30;
-    try {
-      writeFileSync(path, "first");
-      truncateSync(path, bytes); // sparse: takes no room
-      const file = MappedFile.open(path);
-      expect(file.bytes).toBe(bytes);
-      expect(Buffer.from(file.window(0, 5)).toString()).toBe("first");
-      const last = file.window(bytes - 3, 3);
-      expect([...last]).toEqual([0, 0, 0]);
-      expect(permissions(file.address)).toBe("r--p");
-      expect(() => file.window(bytes - 1, 2)).toThrow("outside");
-      expect(() => file.window(0, bytes)).toThrow("over 4 GiB");
-      const { address } = file;
-      file.close();
-      expect(permissions(address)).toBeUndefined();
-      expect(() => file.window(0, 1)).toThrow("has been closed");
-      writeFileSync(path, "");
-      expect(() => MappedFile.open(path)).toThrow("is empty");
-      expect(() => MappedFile.open(join(folder, "none"))).toThrow("ENOENT");
-    } finally {
-      rmSync(folder, { recursive: true });
-    }
   });
 });
 
