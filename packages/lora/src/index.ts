@@ -1,0 +1,55 @@
+export { CONFIG_FILE, loadAdapter, readAdapterConfig, type SaveOptions, saveAdapter, WEIGHTS_FILE } from "./adapter.ts";
+export {
+  formatLoraConfig,
+  type LoraConfig,
+  type LoraConfigInput,
+  loraConfigSchema,
+  parseLoraConfig,
+} from "./config.ts";
+export {
+  type Diagnosis,
+  type DiagnosisInput,
+  diagnose,
+  type SampleAnswer,
+  type Verdict,
+} from "./diagnosis/diagnose.ts";
+export { keyFacts, says } from "./diagnosis/facts.ts";
+export { DropoutState } from "./dropout-state.ts";
+export { AdapterError, ConfigError, DivergenceError, LoraError, OptionError } from "./errors.ts";
+export { type FileContent, saveFolder } from "./folder.ts";
+export { adapterKey, applyLora, Lora, type ParameterCount } from "./lora.ts";
+export { LoraLinear, type LoraLinearParts } from "./lora-linear.ts";
+export {
+  DEFAULT_END_TOKEN,
+  DEFAULT_INSTRUCTION,
+  DEFAULT_TEMPLATE,
+  type Example,
+  PROMPT_FILE,
+  type PromptFormat,
+  promptFormat,
+  promptFormatSchema,
+  promptOf,
+  type Question,
+  readPrompt,
+  sequenceOf,
+} from "./prompt.ts";
+export { RECORD_FILE, readRecord, type TrainingRecord, trainingRecord, trainingRecordSchema } from "./record.ts";
+export { linearLayers } from "./targets.ts";
+export { checkTrainOptions, TRAIN_DEFAULTS, type TrainOptions } from "./train/options.ts";
+export {
+  packPasses,
+  predictedTokens,
+  type TrainableModel,
+  type TrainingPass,
+  type TrainingSequence,
+} from "./train/pass.ts";
+export {
+  LOSS_MASKS,
+  type LossMask,
+  type SequenceOptions,
+  type SequenceReport,
+  trainingSequence,
+  trainingSequences,
+} from "./train/sequences.ts";
+export { type StepResult, type TrainResult, type TrainRun, totalSteps, train } from "./train/train.ts";
+export { LoraVariant } from "./variants/variant.ts";

@@ -1,0 +1,173 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import {
+  type Linear,
+  type Module,
+  openSafetensors,
+  parameter,
+  type SafetensorsFile,
+  type Tensor,
+  TensorError,
+  writeSafetensors,
+} from "@tslm/tensor";
+import { formatLoraConfig, type LoraConfig, parseLoraConfig } from "./config.ts";
+import { AdapterError, ConfigError } from "./errors.ts";
+import { type FileContent, finishSave, readJson, saveFolder } from "./folder.ts";
+import { adapterKey, type Lora, makeLora, pairOptions } from "./lora.ts";
+import { formatPrompt, PROMPT_FILE, type PromptFormat } from "./prompt.ts";
+import { formatRecord, RECORD_FILE, type TrainingRecord } from "./record.ts";
+import { rankAndAlpha, targetLayers } from "./targets.ts";
+
+/** PEFT's names of an adapter's files. */
+export const CONFIG_FILE = "adapter_config.json";
+export const WEIGHTS_FILE = "adapter_model.safetensors";
+
+/** What is saved beside the adapter itself. */
+export interface SaveOptions {
+  /** Name or folder of the base model, for `base_model_name_or_path`; what the configuration says unless given. */
+  baseModel?: string;
+  /** Written as `prompt.json`. */
+  prompt?: PromptFormat;
+  /** Written as `training.json`. */
+  record?: TrainingRecord;
+}
+
+/**
+ * Writes an adapter in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`, and what belongs to it.
+ * The files appear together: an interrupted save leaves an earlier adapter whole.
+ * @throws AdapterError when the folder cannot be written
+ */
+export async function saveAdapter(folder: string, lora: Lora, options: SaveOptions = {}): Promise<void> {
+  const { baseModel, prompt, record } = options;
+  const config = { ...lora.config, base_model_name_or_path: baseModel ?? lora.config.base_model_name_or_path };
+  const weights = new Map(lora.namedParameters());
+  const files: Record<string, FileContent> = {
+    [CONFIG_FILE]: formatLoraConfig(config),
+    [WEIGHTS_FILE]: (path) => writeSafetensors(path, weights, { format: "pt" }),
+  };
+  if (prompt) files[PROMPT_FILE] = formatPrompt(prompt);
+  if (record) files[RECORD_FILE] = formatRecord(record);
+  await saveFolder(folder, files);
+}
+
+/**
+ * The configuration of an adapter's folder.
+ * @throws AdapterError when there is none, or it asks for what is not supported
+ */
+export async function readAdapterConfig(folder: string): Promise<LoraConfig> {
+  await finishSave(folder);
+  const path = join(folder, CONFIG_FILE);
+  const json = await readJson(path);
+  if (json === undefined) {
+    throw new AdapterError(
+      path,
+      "there is no such file; an adapter is a folder with this file in it, as PEFT saves it",
+    );
+  }
+  try {
+    return parseLoraConfig(json);
+  } catch (cause) {
+    throw cause instanceof ConfigError ? new AdapterError(path, cause.message, { cause }) : cause;
+  }
+}
+
+/**
+ * Loads an adapter that PEFT or {@link saveAdapter} wrote and attaches it to its model. bf16 and f16 tensors are
+ * widened to f32.
+ * @throws AdapterError when a file is missing or broken, or the adapter belongs to another model: the first tensor
+ * that does not fit and both shapes are named, or the keys that are missing or unexpected
+ */
+export async function loadAdapter(folder: string, model: Module): Promise<Lora> {
+  const config = await readAdapterConfig(folder);
+  const path = join(folder, WEIGHTS_FILE);
+  const file = await openWeights(path);
+  try {
+    const matched = matchTargets(folder, model, config);
+    checkKeys(path, file, matched, config);
+    const read = (key: string, layer: Linear): Tensor => {
+      const { dtype, device } = pairOptions(layer);
+      return parameter(() =>
+        file
+          .tensor(key, { device })
+          .to(dtype ?? "f32")
+          .clone(),
+      );
+    };
+    return makeLora(model, config, matched, (name, layer) => ({
+      loraA: read(adapterKey(name, "lora_A.weight"), layer),
+      loraB: read(adapterKey(name, "lora_B.weight"), layer),
+    }));
+  } finally {
+    file.close();
+  }
+}
+
+async function openWeights(path: string): Promise<SafetensorsFile> {
+  try {
+    return await openSafetensors(path);
+  } catch (cause) {
+    if (cause instanceof TensorError) {
+      const old = existsSync(path.replace(/safetensors$/, "bin"));
+      const hint = old ? "; adapter_model.bin is PEFT's old format: save it again with safe_serialization=True" : "";
+      throw new AdapterError(path, `${cause.message}${hint}`, { cause });
+    }
+    throw cause;
+  }
+}
+
+function matchTargets(folder: string, model: Module, config: LoraConfig): Map<string, Linear> {
+  try {
+    return targetLayers(model, config);
+  } catch (cause) {
+    if (!(cause instanceof ConfigError)) throw cause;
+    throw new AdapterError(folder, `the adapter does not fit this model${madeFor(config)}: ${cause.message}`, {
+      cause,
+    });
+  }
+}
+
+function madeFor({ base_model_name_or_path: base }: LoraConfig): string {
+  return base ? ` (it was made for ${base})` : "";
+}
+
+/** At most this many keys are named in an error. */
+const SHOWN_KEYS = 4;
+
+function list(keys: readonly string[]): string {
+  const rest = keys.length - SHOWN_KEYS;
+  return keys.slice(0, SHOWN_KEYS).join(", ") + (rest > 0 ? ` and ${rest} more` : "");
+}
+
+/** Are there exactly the tensors, of the shapes, that the configuration gives on this model? */
+function checkKeys(
+  path: string,
+  file: SafetensorsFile,
+  matched: ReadonlyMap<string, Linear>,
+  config: LoraConfig,
+): void {
+  const shapes = new Map<string, readonly [number, number]>();
+  for (const [name, { inFeatures, outFeatures }] of matched) {
+    const { rank } = rankAndAlpha(name, config);
+    shapes.set(adapterKey(name, "lora_A.weight"), [rank, inFeatures]);
+    shapes.set(adapterKey(name, "lora_B.weight"), [outFeatures, rank]);
+  }
+  for (const [key, shape] of shapes) {
+    if (!file.has(key)) continue;
+    const found = file.info(key).shape;
+    if (found.join() !== shape.join()) {
+      throw new AdapterError(
+        path,
+        `the adapter does not fit this model${madeFor(config)}: ${key} is [${found}], here it must be [${shape}]`,
+      );
+    }
+  }
+  const missing = [...shapes.keys()].filter((key) => !file.has(key));
+  const unexpected = file.names().filter((key) => !shapes.has(key));
+  const problems = [
+    ...(missing.length > 0 ? [`missing ${list(missing)}`] : []),
+    ...(unexpected.length > 0 ? [`unexpected ${list(unexpected)}`] : []),
+  ];
+  if (problems.length > 0) {
+    throw new AdapterError(path, `the adapter does not fit this model${madeFor(config)}: ${problems.join("; ")}`);
+  }
+}

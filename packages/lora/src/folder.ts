@@ -1,0 +1,130 @@
+import { randomUUID } from "node:crypto";
+import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { z } from "zod";
+import { AdapterError } from "./errors.ts";
+
+/** A complete save that has not been moved into its folder yet. */
+const COMMITTED = ".saved";
+/** A save in progress, followed by a number of its own. */
+const STAGING = ".saving-";
+/** A save that has not gone on for so long was interrupted. */
+const STALE_MILLISECONDS = 3_600_000;
+/** JSON files of an adapter are small; a larger one is something else. */
+const MAX_JSON_BYTES = 64 * 2 ** 20;
+
+/** What is written into one file: its text, or a function that writes the file at a path. */
+export type FileContent = string | ((path: string) => Promise<void>);
+
+/**
+ * Writes files of a folder together: an interruption at any moment leaves all of them as they were, or all new. They
+ * are written into a folder inside, which one rename declares complete; then each is moved to its place. A move that
+ * was interrupted is finished by {@link finishSave}, which every save and load begins with. Other files stay.
+ *
+ * @throws AdapterError when the folder cannot be written, naming why
+ */
+export async function saveFolder(folder: string, files: Readonly<Record<string, FileContent>>): Promise<void> {
+  await explained(folder, "cannot be written", async () => {
+    await mkdir(folder, { recursive: true });
+    await finishSave(folder);
+    await removeStale(folder);
+    const staging = join(folder, `${STAGING}${randomUUID()}`);
+    try {
+      await mkdir(staging);
+      for (const [name, content] of Object.entries(files)) {
+        const path = join(staging, name);
+        if (typeof content === "string") await writeFile(path, content);
+        else await content(path);
+        await flush(path);
+      }
+      await flush(staging);
+      await rename(staging, join(folder, COMMITTED));
+    } catch (error) {
+      await rm(staging, { recursive: true, force: true }).catch(() => {});
+      throw error;
+    }
+    await finishSave(folder);
+  });
+}
+
+/** Moves the files of a complete but interrupted save to their places; without one, does nothing. */
+export async function finishSave(folder: string): Promise<void> {
+  const committed = join(folder, COMMITTED);
+  const names = await readdir(committed).catch(() => undefined);
+  if (!names) return;
+  await explained(folder, "holds a save that was interrupted and cannot be completed", async () => {
+    for (const name of names) await rename(join(committed, name), join(folder, name));
+    await flush(folder);
+    await rmdir(committed);
+  });
+}
+
+async function removeStale(folder: string): Promise<void> {
+  for (const name of await readdir(folder)) {
+    if (!name.startsWith(STAGING)) continue;
+    const path = join(folder, name);
+    const { mtimeMs } = await stat(path);
+    if (Date.now() - mtimeMs > STALE_MILLISECONDS) await rm(path, { recursive: true, force: true });
+  }
+}
+
+/** Makes a file, or a folder's list of names, outlast a power cut; Windows cannot open folders, and needs not. */
+async function flush(path: string): Promise<void> {
+  const handle = await open(path, "r").catch(() => undefined);
+  await handle?.sync().catch(() => {});
+  await handle?.close();
+}
+
+const REASONS: Readonly<Record<string, string>> = {
+  ENOENT: "there is no such file or folder",
+  EACCES: "access is denied",
+  EPERM: "access is denied",
+  EEXIST: "there is a file of that name",
+  ENOTDIR: "a part of the path is a file, not a folder",
+  EISDIR: "it is a folder",
+  EROFS: "the file system is read-only",
+  ENOSPC: "the disk is full; free some space or choose another place",
+  EDQUOT: "the disk quota is used up; free some space or choose another place",
+};
+
+/** Runs `action`; an error of the system becomes a sentence about `path`. */
+async function explained<T>(path: string, problem: string, action: () => Promise<T>): Promise<T> {
+  try {
+    return await action();
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    if (cause instanceof AdapterError || code === undefined) throw cause;
+    throw new AdapterError(path, `${problem}: ${REASONS[code] ?? message}`, { cause });
+  }
+}
+
+/**
+ * Reads a JSON file; undefined when there is none.
+ * @throws AdapterError when it cannot be read or is not JSON in UTF-8
+ */
+export async function readJson(path: string): Promise<unknown> {
+  const bytes = await explained(path, "cannot be read", async () => {
+    const { size } = await stat(path);
+    if (size > MAX_JSON_BYTES) throw new AdapterError(path, `has ${size} bytes, too many for such a file`);
+    return readFile(path);
+  }).catch((error) => {
+    const { code } = (error.cause ?? {}) as NodeJS.ErrnoException;
+    if (code === "ENOENT" || code === "ENOTDIR") return undefined;
+    throw error;
+  });
+  if (bytes === undefined) return undefined;
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (cause) {
+    throw new AdapterError(path, `is not JSON in UTF-8 (${(cause as Error).message}); was it cut off?`, { cause });
+  }
+}
+
+/** Checks a file's content against a schema; the first problem becomes an AdapterError that names the field. */
+export function checkJson<T extends z.ZodType>(schema: T, value: unknown, path: string): z.output<T> {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const [issue] = result.error.issues;
+  const field = issue.path.map(String).join(".");
+  throw new AdapterError(path, field ? `${field}: ${issue.message}` : issue.message, { cause: result.error });
+}

@@ -1,0 +1,102 @@
+import { dropout, type Linear, linear, Module, noGrad, scope, type Tensor } from "@tslm/tensor";
+import type { DropoutState } from "./dropout-state.ts";
+import type { LoraVariant } from "./variants/variant.ts";
+
+/** What an adapted layer is made of. */
+export interface LoraLinearParts {
+  /** f32 [r, in] (f64 where the base is f64), trainable. */
+  loraA: Tensor;
+  /** f32 [out, r], trainable. */
+  loraB: Tensor;
+  /** α/r, or α/√r with rsLoRA. */
+  scaling: number;
+  /** Share of the input's features that training drops, 0 up to but not including 1. */
+  dropout: number;
+  /** Shared by all layers of the adapter. */
+  state: DropoutState;
+  /** Number of this layer among them: its part of the dropout key. */
+  index: number;
+  variant: LoraVariant;
+}
+
+/**
+ * A frozen linear layer and the low-rank change beside it (Hu et al., 2021; PEFT's `lora.Linear`):
+ * y = W·x + bias + (α/r)·B·A·dropout(x). Shapes: x [..., in], A [r, in], B [out, r], y [..., out].
+ *
+ * Merging keeps W + (α/r)·B·A beside the base weight, so unmerging restores the layer bit for bit, also where the base
+ * is a mapped bf16 file.
+ */
+export class LoraLinear extends Module {
+  readonly baseLayer: Linear;
+  readonly loraA: Tensor;
+  readonly loraB: Tensor;
+  readonly variant: LoraVariant;
+  readonly scaling: number;
+  readonly dropout: number;
+  /** Off: the layer is its base layer. */
+  enabled = true;
+  readonly #state: DropoutState;
+  readonly #index: number;
+  #mergedWeight: Tensor | undefined;
+
+  constructor(baseLayer: Linear, parts: LoraLinearParts) {
+    super();
+    this.baseLayer = baseLayer;
+    this.loraA = parts.loraA;
+    this.loraB = parts.loraB;
+    this.variant = parts.variant;
+    this.scaling = parts.scaling;
+    this.dropout = parts.dropout;
+    this.#state = parts.state;
+    this.#index = parts.index;
+  }
+
+  get inFeatures(): number {
+    return this.baseLayer.inFeatures;
+  }
+  get outFeatures(): number {
+    return this.baseLayer.outFeatures;
+  }
+  /** The rank r. */
+  get rank(): number {
+    return this.loraA.shape[0];
+  }
+  get merged(): boolean {
+    return this.#mergedWeight !== undefined;
+  }
+
+  forward(x: Tensor): Tensor {
+    if (!this.enabled) return this.baseLayer.forward(x);
+    if (this.#mergedWeight) return linear(x, this.#mergedWeight, this.baseLayer.bias);
+    return this.variant.forward(this, x);
+  }
+
+  /** x with features dropped while the trainer says so; the same x otherwise. For variants. */
+  dropped(x: Tensor): Tensor {
+    if (!this.#state.training || this.dropout === 0) return x;
+    const rows = x.reshape(-1, this.inFeatures);
+    return dropout(rows, this.dropout, this.#state.key(this.#index), this.#state.rows).reshape(...x.shape);
+  }
+
+  /** Computes with one weight that holds the adapter, until {@link unmerge}: no cost per call, and no gradient. */
+  merge(): void {
+    this.#mergedWeight ??= scope(() => noGrad(() => this.variant.mergedWeight(this))).keep();
+  }
+  /** Back to base weight and adapter apart. */
+  unmerge(): void {
+    this.#mergedWeight?.dispose();
+    this.#mergedWeight = undefined;
+  }
+
+  /** The adapter's tensors by the endings of PEFT's keys. */
+  *adapterTensors(): Generator<[string, Tensor]> {
+    yield ["lora_A.weight", this.loraA];
+    yield ["lora_B.weight", this.loraB];
+    yield* this.variant.adapterTensors();
+  }
+  /** Frees the adapter; the base layer stays. */
+  override dispose(): void {
+    this.unmerge();
+    for (const [, t] of this.adapterTensors()) t.dispose();
+  }
+}

@@ -1,0 +1,225 @@
+import { AdamW, cat, clipGradNorm, noGrad, schedule, scope, Tensor } from "@tslm/tensor";
+import { DivergenceError, OptionError } from "../errors.ts";
+import { type Lora, l2Norms } from "../lora.ts";
+import { keySeed } from "../random.ts";
+import { checkTrainOptions, type TrainOptions } from "./options.ts";
+import { epochOrder } from "./order.ts";
+import { type PlacedPass, packPasses, predictedTokens, type TrainableModel, type TrainingSequence } from "./pass.ts";
+
+/** What happened in one optimiser step; the names are those of the commands' JSON. */
+export interface StepResult {
+  /** From 1. */
+  step: number;
+  /** From 1. */
+  epoch: number;
+  /** Mean over the step's predicted tokens. */
+  loss: number;
+  /** Global L2 norm of the gradient before clipping. */
+  grad_norm: number;
+  /** Learning rate of the step. */
+  lr: number;
+  /** Tokens of the step's sequences. */
+  tokens: number;
+  seconds: number;
+  /** On the first step: the gradient's L2 norm of each of the adapter's tensors, by key. */
+  first_grad_norms?: Record<string, number>;
+}
+
+export interface TrainResult {
+  steps: StepResult[];
+  /** Tokens of all sequences, as often as they were seen. */
+  tokens: number;
+  seconds: number;
+  tokens_per_second: number;
+}
+
+/** A run to do. */
+export interface TrainRun {
+  model: TrainableModel;
+  /** Attached to the model. */
+  lora: Lora;
+  /** In file order. */
+  sequences: readonly TrainingSequence[];
+  options?: TrainOptions;
+  /** Stops the run between two passes. */
+  signal?: AbortSignal;
+  /** Called after every step; a promise is waited for. */
+  onStep?: (result: StepResult, total: number) => void | Promise<void>;
+}
+
+/** Optimiser steps of a run: a step takes batch × gradAccum sequences, an epoch's last one what is left. */
+export function totalSteps(sequences: number, options: TrainOptions = {}): number {
+  const { epochs, batch, gradAccum } = checkTrainOptions(options);
+  return epochs * Math.ceil(sequences / (batch * gradAccum));
+}
+
+/**
+ * Supervised fine-tuning of an adapter. The gradient of a step is that of the mean loss over all tokens its sequences
+ * predict, clipped by its global norm; AdamW moves the adapter. The device is read once a step. Dropout and order
+ * depend on the seed alone.
+ *
+ * @throws OptionError for a setting or an example that cannot be trained; DivergenceError when a loss or gradient is
+ * no number: the adapter is then as it was before that step; the signal's reason when it aborts. The caller saves, so
+ * none of these leaves a file.
+ */
+export async function train({ model, lora, sequences, options, signal, onStep }: TrainRun): Promise<TrainResult> {
+  const settings = checkTrainOptions(options);
+  checkRun(lora, sequences);
+  const perStep = settings.batch * settings.gradAccum;
+  const total = totalSteps(sequences.length, settings);
+  const rate = schedule(settings.scheduler, settings.warmup);
+  const params = lora.parameters();
+  const { betas, eps, weightDecay } = settings;
+  const optimizer = new AdamW(params, { betas, eps, weightDecay });
+  const steps: StepResult[] = [];
+  const begun = performance.now();
+
+  Object.assign(lora.dropout, { training: true, seed: keySeed(settings.seed, "dropout") });
+  try {
+    for (let epoch = 1; epoch <= settings.epochs; epoch++) {
+      const order = await epochOrder(sequences.length, epoch, settings.seed, settings.shuffle);
+      for (let first = 0; first < order.length; first += perStep) {
+        const started = performance.now();
+        const step = steps.length + 1;
+        const chosen = order.slice(first, first + perStep).map((i) => sequences[i]);
+        lora.dropout.step = step;
+        optimizer.zeroGrad();
+        const passes = packPasses(chosen, settings.tokensPerPass);
+        const measured = await gradients(model, lora, passes, settings.clip, step === 1, signal);
+        try {
+          refuseDivergence(step, measured, steps);
+          optimizer.lr = settings.lr * rate(step, total);
+          optimizer.step(settings.clip > 0 ? measured.gradScale : undefined);
+        } finally {
+          measured.gradScale.dispose();
+        }
+        const { loss, norm, norms } = measured;
+        const result: StepResult = {
+          step,
+          epoch,
+          loss,
+          grad_norm: norm,
+          lr: optimizer.lr,
+          tokens: chosen.reduce((n, { tokens }) => n + tokens.length, 0),
+          seconds: (performance.now() - started) / 1000,
+          ...(norms && { first_grad_norms: byKey(lora, norms) }),
+        };
+        steps.push(result);
+        await onStep?.(result, total);
+      }
+    }
+    await params[0].device.synchronize();
+  } finally {
+    lora.dropout.training = false;
+    optimizer.zeroGrad();
+    optimizer.dispose();
+  }
+  const tokens = steps.reduce((n, s) => n + s.tokens, 0);
+  const seconds = (performance.now() - begun) / 1000;
+  return { steps, tokens, seconds, tokens_per_second: tokens / seconds };
+}
+
+function checkRun(lora: Lora, sequences: readonly TrainingSequence[]): void {
+  if (!lora.attached) throw new OptionError("lora", "the adapter is not attached to its model; call attach() first");
+  if (!lora.enabled || lora.merged) {
+    throw new OptionError(
+      "lora",
+      "an adapter that is merged or not enabled cannot be trained; unmerge() and enable it",
+    );
+  }
+  if (sequences.length === 0) throw new OptionError("sequences", "there is nothing to train on: no sequences");
+  sequences.forEach((sequence, i) => {
+    if (sequence.targets.length !== sequence.tokens.length) {
+      throw new OptionError(
+        "sequences",
+        `sequence ${i + 1} has ${sequence.tokens.length} tokens and ${sequence.targets.length} targets`,
+      );
+    }
+    if (predictedTokens([sequence]) === 0) {
+      throw new OptionError("sequences", `sequence ${i + 1} has no token to learn; leave it out`);
+    }
+  });
+}
+
+/** A step's numbers, read from the device. `norms` are those of the single tensors, when asked for. */
+interface Measured {
+  loss: number;
+  norm: number;
+  norms: number[] | undefined;
+  /** Still on the device. */
+  gradScale: Tensor;
+}
+
+/** Adds the gradients of a step's passes and reads its loss and norm, all in one read. */
+async function gradients(
+  model: TrainableModel,
+  lora: Lora,
+  passes: readonly PlacedPass[],
+  clip: number,
+  each: boolean,
+  signal: AbortSignal | undefined,
+): Promise<Measured> {
+  const losses: Tensor[] = [];
+  try {
+    for (const pass of passes) {
+      signal?.throwIfAborted();
+      losses.push(runPass(model, lora, pass));
+      await nextTurn();
+    }
+    signal?.throwIfAborted();
+    const params = lora.parameters();
+    const { numbers, gradScale } = scope(() =>
+      noGrad(() => {
+        const { norm, gradScale } = clipGradNorm(params, clip || Number.POSITIVE_INFINITY);
+        const all = [...losses.map((t) => t.reshape(1)), norm];
+        if (each) all.push(l2Norms(params.map((p) => p.grad ?? p.mul(0))));
+        return { numbers: cat(all.map((t) => t.to("f32"))), gradScale };
+      }),
+    );
+    const values = [...(await numbers.data())];
+    numbers.dispose();
+    const loss = values.splice(0, losses.length).reduce((sum, part) => sum + part, 0);
+    const [norm, ...norms] = values;
+    return { loss, norm, norms: each ? norms : undefined, gradScale };
+  } finally {
+    for (const loss of losses) loss.dispose();
+  }
+}
+
+function runPass(model: TrainableModel, lora: Lora, pass: PlacedPass): Tensor {
+  const [{ device }] = lora.parameters();
+  return scope(() => {
+    const { rows, ...rest } = pass;
+    lora.dropout.rows = Tensor.from(rows, [rows.length / 2, 2], { dtype: "i32", device });
+    try {
+      const loss = model.loss(rest);
+      loss.backward();
+      return loss.detach();
+    } finally {
+      lora.dropout.rows = undefined;
+    }
+  });
+}
+
+/** Lets what waits run: a Ctrl-C, a server's requests. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    if (typeof setImmediate === "function") setImmediate(resolve);
+    else setTimeout(resolve);
+  });
+}
+
+function refuseDivergence(step: number, { loss, norm }: Measured, before: readonly StepResult[]): void {
+  if (Number.isFinite(loss) && Number.isFinite(norm)) return;
+  const what = Number.isFinite(loss) ? `gradient norm ${norm}` : `loss ${loss}`;
+  const last = before.at(-1);
+  const history = last ? `; the step before had loss ${last.loss.toFixed(3)} at rate ${last.lr}` : "";
+  throw new DivergenceError(
+    step,
+    `training diverged: ${what} in step ${step}${history}. Nothing was saved; take a lower learning rate, or look for broken weights`,
+  );
+}
+
+function byKey(lora: Lora, values: readonly number[]): Record<string, number> {
+  return Object.fromEntries([...lora.namedParameters()].map(([key], i) => [key, values[i]]));
+}
