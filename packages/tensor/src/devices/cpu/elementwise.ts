@@ -89,7 +89,7 @@ export function reduce(
     views.map((view) => view.strides),
   );
   if (sizes.includes(0) || sizes.length === 0 || sizes.length > 2) return false;
-  if (steps.slice(1).some((s) => s.at(-1) !== 0 && s.at(-1) !== 1)) return false;
+  if (steps.some((s) => s.at(-1) !== 0 && s.at(-1) !== 1)) return false;
   const reduced = steps[0]!.map((step) => step === 0);
   const [plan] = planRows(views)!;
   const inputSteps = steps.slice(1).map((s) => s.at(-1)!);
