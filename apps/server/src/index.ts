@@ -3,4 +3,5 @@ export { DEFAULT_LIMITS, type Limits } from "./body.ts";
 export type { ChatEvent, ChatRequest, Chatter, FinishReason, Message, Prompt } from "./chat.ts";
 export { ApiError, type ErrorType } from "./errors.ts";
 export { createLogger, LOG_LEVELS, type LogLevel } from "./log.ts";
+export { type ChatAdapter, ModelChatter } from "./model-chatter.ts";
 export { type RunningServer, type ServeOptions, serve } from "./serve.ts";

@@ -79,8 +79,8 @@ export function baseCommand(
   const shown = examples.map(([call, meaning]) => `  ${call.padEnd(width)}  ${meaning}`).join("\n");
   return new Command(`bun run ${name}`)
     .description(description)
-    .option("--json", "print the result as JSON on stdout, and everything for people on stderr", false)
-    .option("--debug", "with an error, print where in the program it came from", false)
+    .option("--json", "print the result as JSON on stdout, and everything for people on stderr")
+    .option("--debug", "with an error, print where in the program it came from")
     .addHelpText("after", `\nExamples:\n${shown}`)
     .configureOutput({
       writeOut: (text) => context.terminal.stdout.write(text),
@@ -93,17 +93,24 @@ export function baseCommand(
     .exitOverride();
 }
 
-/** `baseCommand` with the options of a command that computes with a model. */
+/**
+ * `baseCommand` with the options of a command that computes with a model.
+ *
+ * @param modelDefault what the help says of the model that is taken when none is named
+ */
 export function modelCommand(
   context: Context,
   name: string,
   description: string,
   examples: readonly [string, string][],
+  modelDefault: string = DEFAULT_MODEL,
 ) {
   return baseCommand(context, name, description, examples)
     .addOption(
-      option("--model <name|dir>", "a model's name, its folder, or demo (the small bundled one)", notEmpty).default(
-        DEFAULT_MODEL,
+      option(
+        "--model <name|dir>",
+        `a model's name, its folder, or demo, the bundled small one (default: ${modelDefault})`,
+        notEmpty,
       ),
     )
     .addOption(new Option("--device <name>", "what computes").choices(DEVICES).default("auto" as const))
@@ -113,8 +120,11 @@ export function modelCommand(
 
 /** The values of `modelCommand`'s options. */
 export interface ModelOptions {
-  readonly model: string;
+  readonly model?: string;
   readonly device: DeviceName;
   readonly threads?: number;
   readonly seed: number;
 }
+
+/** The default of `--model` where an adapter may be given. */
+export const ADAPTER_MODEL = `the adapter's, without one ${DEFAULT_MODEL}`;

@@ -15,13 +15,13 @@ export function data(context: Context) {
   ])
     .argument("<input.csv>", "the CSV; it needs the columns input and output (with --rag only output)")
     .argument("<output>", "the file to write; its folder is made")
-    .option("--rag", "write the cleaned CSV instead of Alpaca JSON", false)
+    .option("--rag", "write the cleaned CSV instead of Alpaca JSON")
     .option(
       "--instruction <text>",
       `the instruction of every row (default: "${DEFAULT_INSTRUCTION}")`,
       checked(notEmpty),
     )
-    .option("--keep-instruction", "take each row's own instruction, from the column instruction", false)
+    .option("--keep-instruction", "take each row's own instruction, from the column instruction")
     .action(async (input, output, { rag, instruction, keepInstruction, json }, command) => {
       if (keepInstruction && instruction !== undefined)
         command.error("error: option '--keep-instruction' cannot be used with option '--instruction <text>'");

@@ -1,0 +1,59 @@
+import { basename, resolve } from "node:path";
+import { type Lora, loadAdapter, type PromptFormat, promptFormat, readAdapterConfig, readPrompt } from "@tslm/lora";
+import type { Tokenizer } from "@tslm/qwen";
+import { CommandError } from "./errors.ts";
+import { type OpenModel, openModel } from "./model.ts";
+import type { ModelOptions } from "./options.ts";
+import type { Context } from "./run.ts";
+
+/** An adapter in memory. */
+export interface OpenAdapter {
+  /** Its folder's name. */
+  readonly name: string;
+  readonly dir: string;
+  /** Attached to its model only while it is used. */
+  readonly lora: Lora;
+  /** How training put a question; the default where the folder does not say. */
+  readonly prompt: PromptFormat;
+}
+
+/** A model with the adapters that were asked for, none of them attached. */
+export interface OpenModelWithAdapters extends OpenModel {
+  readonly adapters: readonly OpenAdapter[];
+}
+
+/**
+ * Loads a model and its adapters. Where no model is named, it is the one that the first adapter says it belongs to.
+ *
+ * @throws AdapterError when an adapter cannot be read or belongs to another model
+ */
+export async function openModelWithAdapters(
+  context: Context,
+  dirs: readonly string[],
+  options: ModelOptions,
+): Promise<OpenModelWithAdapters> {
+  const configs = await Promise.all(dirs.map((dir) => readAdapterConfig(dir)));
+  const prompts = await Promise.all(dirs.map((dir) => readPrompt(dir)));
+  const base = options.model ?? configs[0]?.base_model_name_or_path ?? undefined;
+  const model = await openModel(context, base, options);
+  try {
+    const adapters: OpenAdapter[] = [];
+    for (const [i, dir] of dirs.entries()) {
+      context.signal.throwIfAborted();
+      const lora = await loadAdapter(dir, model.qwen.model);
+      lora.detach();
+      adapters.push({ name: basename(resolve(dir)), dir, lora, prompt: prompts[i] ?? promptFormat(model.name) });
+    }
+    return { ...model, adapters };
+  } catch (error) {
+    await model.dispose();
+    throw error;
+  }
+}
+
+/** The id of the token that ends an answer. @throws CommandError when the model has no such token */
+export function endTokenOf(tokenizer: Tokenizer, { end_token }: PromptFormat): number {
+  const id = tokenizer.tokenToId(end_token);
+  if (id !== undefined) return id;
+  throw new CommandError(`this model has no token ${end_token}, which ends an answer; choose a Qwen2 or Qwen2.5 model`);
+}

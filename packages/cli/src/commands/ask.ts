@@ -1,0 +1,112 @@
+import { DEFAULT_INSTRUCTION, promptFormat, promptOf } from "@tslm/lora";
+import { openModelWithAdapters } from "../adapter.ts";
+import {
+  ADAPTER_MODEL,
+  checked,
+  gathered,
+  integer,
+  modelCommand,
+  notEmpty,
+  option,
+  positive,
+  real,
+} from "../options.ts";
+import type { Context } from "../run.ts";
+import { printable } from "../terminal.ts";
+
+/** `ask`: one question, one answer. */
+export function ask(context: Context) {
+  return modelCommand(
+    context,
+    "ask",
+    "Ask a model a question, with or without an adapter.",
+    [
+      ['bun run ask "免费空间有多大?"', "the base model, in the words of the training data"],
+      ['bun run ask "免费空间有多大?" --adapter model/lora_adapter', "the fine-tuned one"],
+      ['bun run ask "Write a haiku." --chat --temperature 0.7', "through the model's chat template, drawn at random"],
+    ],
+    ADAPTER_MODEL,
+  )
+    .argument("<question>", "what to ask", checked(notEmpty))
+    .addOption(option("--adapter <dir>", "folder of a LoRA adapter in PEFT's format", notEmpty))
+    .option("--chat", "put the question through the model's chat template instead of the training data's prompt")
+    .addOption(
+      option(
+        "--instruction <text>",
+        `the instruction above the question (default: the adapter's, without one "${DEFAULT_INSTRUCTION}")`,
+        notEmpty,
+      ).conflicts("chat"),
+    )
+    .addOption(option("--max-new-tokens <n>", "longest answer", integer(1, 1_000_000)).default(100))
+    .addOption(
+      option(
+        "--temperature <t>",
+        "0 takes the likeliest token every time; higher is more varied",
+        real((x) => x >= 0, "a number of at least 0"),
+      ).default(0),
+    )
+    .addOption(option("--top-k <k>", "draw from the k likeliest tokens only; 0: from all", integer(0)).default(0))
+    .addOption(
+      option(
+        "--top-p <p>",
+        "draw from the likeliest tokens that together have this probability",
+        real((x) => x > 0 && x <= 1, "a number above 0 and at most 1"),
+      ).default(1),
+    )
+    .addOption(
+      option(
+        "--min-p <p>",
+        "leave out tokens less likely than this times the likeliest",
+        real((x) => x >= 0 && x <= 1, "a number from 0 to 1"),
+      ).default(0),
+    )
+    .addOption(option("--repetition-penalty <x>", "above 1: say nothing twice", positive).default(1))
+    .option("--stop <text>", "end the answer before this text; may be given again", gathered(checked(notEmpty)))
+    .action(async (question, options) => {
+      const { terminal, signal } = context;
+      context.onInterrupt = () => "Nothing was changed.";
+      const open = await openModelWithAdapters(context, options.adapter ? [options.adapter] : [], options);
+      try {
+        const { tokenizer } = open.qwen;
+        const [adapter] = open.adapters;
+        adapter?.lora.attach();
+        const prompt = options.chat
+          ? tokenizer.renderChat([{ role: "user", content: question }])
+          : promptOf({ instruction: options.instruction, input: question }, adapter?.prompt ?? promptFormat(open.name));
+        const ids = tokenizer.encode(prompt);
+        const { maxNewTokens, temperature, topK, topP, minP, repetitionPenalty, stop, seed } = options;
+        const sampling = { maxNewTokens, temperature, topK, topP, minP, repetitionPenalty, stop, seed };
+
+        const tokens: number[] = [];
+        let text = "";
+        let finishReason: string | undefined;
+        const started = performance.now();
+        let [first, last] = [started, started];
+        for await (const step of open.qwen.generate(ids, { ...sampling, signal })) {
+          text += step.text;
+          if (!options.json) terminal.stdout.write(printable(step.text));
+          finishReason = step.finishReason;
+          if (step.token === undefined) continue;
+          tokens.push(step.token);
+          last = performance.now();
+          if (tokens.length === 1) first = last;
+        }
+        if (!options.json) terminal.print("");
+        signal.throwIfAborted();
+        // The first token waits for the prompt; a single one says nothing of the rate after it.
+        const [count, span] = tokens.length > 1 ? [tokens.length - 1, last - first] : [tokens.length, last - started];
+        const rate = span > 0 ? (count / span) * 1000 : 0;
+        if (options.json) {
+          const result = { prompt, prompt_tokens: ids, tokens, text, finish_reason: finishReason };
+          terminal.json({ ...result, tokens_per_second: rate });
+        } else {
+          const cut = finishReason === "length" ? "; cut at --max-new-tokens" : "";
+          const speaker = adapter === undefined ? open.name : `${open.name} with ${adapter.dir}`;
+          const summary = `${speaker}: ${tokens.length} tokens, ${rate.toFixed(1)} a second${cut}`;
+          terminal.say(terminal.colors.dim(summary));
+        }
+      } finally {
+        await open.dispose();
+      }
+    });
+}

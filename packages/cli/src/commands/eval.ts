@@ -1,0 +1,117 @@
+import { DataError, readJsonRows } from "@tslm/data";
+import { type PromptFormat, promptFormat, promptOf, sequenceOf, trainingSequence } from "@tslm/lora";
+import { perplexity, type Qwen, type Score } from "@tslm/qwen";
+import { z } from "zod";
+import { endTokenOf, openModelWithAdapters } from "../adapter.ts";
+import { ADAPTER_MODEL, integer, modelCommand, notEmpty, option } from "../options.ts";
+import { Progress } from "../progress.ts";
+import type { Context } from "../run.ts";
+import { printable } from "../terminal.ts";
+
+const text = z.string({ error: "must be a text" });
+const caseSchema = z.union(
+  [
+    z.object({ text: text.min(1) }),
+    z.object({ messages: z.array(z.object({ role: text, content: text })).min(1) }),
+    z.object({ instruction: text, input: text.default(""), output: text.optional() }),
+  ],
+  { error: 'a case is {"text"}, {"messages": [{"role", "content"}]} or {"instruction", "input", "output"}' },
+);
+type Case = z.output<typeof caseSchema>;
+
+/** `eval`: what a model thinks of given texts, and how it goes on. */
+export function evaluate(context: Context) {
+  return modelCommand(
+    context,
+    "eval",
+    "Measure how likely a model finds texts, and see how it would go on.",
+    [
+      ["bun run eval cases.jsonl", "log-probabilities and perplexity"],
+      ["bun run eval data/output/train_data.json --adapter model/lora_adapter", "of the training data, after training"],
+      ["bun run eval cases.jsonl --generate 40 --json", "with 40 tokens of greedy continuation, a JSON line a case"],
+    ],
+    ADAPTER_MODEL,
+  )
+    .argument("<file>", 'JSONL or a JSON list of {"text"}, {"messages"} or {"instruction", "input", "output"}')
+    .addOption(option("--adapter <dir>", "folder of a LoRA adapter in PEFT's format", notEmpty))
+    .addOption(option("--generate <n>", "tokens of greedy continuation", integer(0, 1_000_000)).default(0))
+    .action(async (file, options) => {
+      const { terminal, signal } = context;
+      context.onInterrupt = () => "The cases so far were printed.";
+      const cases = await readCases(file, signal);
+      const open = await openModelWithAdapters(context, options.adapter ? [options.adapter] : [], options);
+      const progress = new Progress(terminal, "Evaluating");
+      try {
+        const [adapter] = open.adapters;
+        adapter?.lora.attach();
+        const scores: Pick<Score, "tokenLogprobs">[] = [];
+        for (const [i, one] of cases.entries()) {
+          const { prompt, ids } = encodeCase(one, open.qwen, adapter?.prompt ?? promptFormat(open.name));
+          const scored = await open.qwen.score(ids, { signal });
+          const continuation =
+            options.generate > 0
+              ? await open.qwen.complete(ids, { maxNewTokens: options.generate, signal })
+              : { text: "", tokens: [] };
+          signal.throwIfAborted();
+          scores.push({ tokenLogprobs: scored.tokenLogprobs });
+          progress.update((i + 1) / cases.length, `${i + 1} of ${cases.length} cases`);
+          if (!options.json) {
+            terminal.print(describe(i + 1, prompt, scored, continuation.text));
+            continue;
+          }
+          terminal.json({
+            prompt,
+            ids,
+            token_logprobs: scored.tokenLogprobs,
+            top: scored.top,
+            logsumexp: scored.logsumexp,
+            text: continuation.text,
+            tokens: continuation.tokens,
+          });
+        }
+        const all = perplexity(scores);
+        if (options.json) terminal.json({ perplexity: Number.isFinite(all) ? all : null, cases: cases.length });
+        else
+          terminal.print(`perplexity ${all.toFixed(3)} over ${cases.length} ${cases.length === 1 ? "case" : "cases"}`);
+      } finally {
+        progress.stop();
+        await open.dispose();
+      }
+    });
+}
+
+async function readCases(file: string, signal: AbortSignal): Promise<Case[]> {
+  const cases: Case[] = [];
+  for await (const { value, row, line } of readJsonRows(file, { signal })) {
+    const result = caseSchema.safeParse(value);
+    if (!result.success) throw new DataError("field", { file, row, line }, result.error.issues[0].message);
+    cases.push(result.data);
+  }
+  return cases;
+}
+
+/** The text to measure and its tokens. */
+function encodeCase(one: Case, { tokenizer }: Qwen, format: PromptFormat): { prompt: string; ids: readonly number[] } {
+  const encoded = (prompt: string) => ({ prompt, ids: tokenizer.encode(prompt) });
+  if ("text" in one) return encoded(one.text);
+  if ("messages" in one) {
+    // A conversation that ends with an answer is measured as it is; otherwise the answer is what follows.
+    const addGenerationPrompt = one.messages.at(-1)!.role !== "assistant";
+    return encoded(tokenizer.renderChat(one.messages, { addGenerationPrompt }));
+  }
+  const { output } = one;
+  if (output === undefined) return encoded(promptOf(one, format));
+  const example = { ...one, output };
+  const ends = { encode: (text: string) => tokenizer.encode(text), endTokenId: endTokenOf(tokenizer, format) };
+  const { tokens } = trainingSequence(example, { prompt: format, ...ends, maxLength: Number.POSITIVE_INFINITY });
+  return { prompt: sequenceOf(example, format) + format.end_token, ids: tokens };
+}
+
+function describe(number: number, prompt: string, score: Score, continuation: string): string {
+  const own = perplexity([score]);
+  const shown = printable(prompt).replaceAll(/\s+/g, " ");
+  const start = [...shown].length > 60 ? `${[...shown].slice(0, 60).join("")}…` : shown;
+  const lines = [`${number}. ${start}`, `   perplexity ${Number.isNaN(own) ? "-" : own.toFixed(3)}`];
+  if (continuation !== "") lines.push(`   → ${printable(continuation)}`);
+  return lines.join("\n");
+}
