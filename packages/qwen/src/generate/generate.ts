@@ -1,8 +1,7 @@
 import { setImmediate } from "node:timers/promises";
 import { noGrad, scope, type Tensor } from "@tslm/tensor";
 import { KeyValueCache } from "../model/cache.ts";
-import type { QwenModel } from "../model/model.ts";
-import { ContextLengthError } from "../model/pass.ts";
+import { ContextLengthError, type LanguageModel } from "../model/pass.ts";
 import { TextStream, type TokenBytes } from "../tokenizer/index.ts";
 import { Sampler, type SamplingOptions } from "./sampling.ts";
 
@@ -39,7 +38,7 @@ export const PREFILL_ROWS = 512;
 
 /** Hidden state [1, hidden] of the last token, the cache extended by all. */
 async function prefill(
-  model: QwenModel,
+  model: LanguageModel,
   cache: KeyValueCache,
   tokens: readonly number[],
   signal: AbortSignal | undefined,
@@ -60,7 +59,12 @@ async function prefill(
 }
 
 /** The token that follows; `hidden` [1, hidden] is freed. */
-async function nextToken(model: QwenModel, hidden: Tensor, sampler: Sampler, seen: readonly number[]): Promise<number> {
+async function nextToken(
+  model: LanguageModel,
+  hidden: Tensor,
+  sampler: Sampler,
+  seen: readonly number[],
+): Promise<number> {
   const scores = noGrad(() =>
     scope(() => {
       const logits = model.logits(hidden);
@@ -83,7 +87,7 @@ async function nextToken(model: QwenModel, hidden: Tensor, sampler: Sampler, see
  * @throws ContextLengthError if the prompt leaves no position for an answer; RangeError naming an option out of its range
  */
 export async function* generate(
-  model: QwenModel,
+  model: LanguageModel,
   tokenizer: TokenBytes,
   ids: readonly number[],
   options: GenerateOptions,

@@ -1,7 +1,7 @@
 import { setImmediate } from "node:timers/promises";
 import { noGrad, scope } from "@tslm/tensor";
 import { KeyValueCache } from "../model/cache.ts";
-import type { QwenModel } from "../model/model.ts";
+import type { LanguageModel } from "../model/pass.ts";
 import { PREFILL_ROWS } from "./generate.ts";
 
 /** What a model thinks of a text. */
@@ -26,7 +26,7 @@ const TOP = 10;
  * @throws ContextLengthError if the text is longer than the model's positions
  */
 export async function score(
-  model: QwenModel,
+  model: LanguageModel,
   ids: readonly number[],
   { signal }: { signal?: AbortSignal } = {},
 ): Promise<Score> {

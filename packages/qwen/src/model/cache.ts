@@ -10,6 +10,12 @@ export interface CacheOptions {
   device?: Device;
 }
 
+/** What a cache must know of a model. */
+export type CacheShape = Pick<
+  ModelConfig,
+  "maxPositionEmbeddings" | "numHiddenLayers" | "numKeyValueHeads" | "headDim"
+>;
+
 interface Layer {
   /** f32 [capacity, kvHeads × size] */
   k: Tensor;
@@ -28,13 +34,13 @@ export class KeyValueCache {
   readonly device: Device;
   /** The most tokens it can hold. */
   readonly limit: number;
-  readonly #config: ModelConfig;
+  readonly #config: CacheShape;
   readonly #fixed: boolean;
   readonly #layers: Layer[];
   #capacity: number;
   #length = 0;
 
-  constructor(config: ModelConfig, options: CacheOptions = {}) {
+  constructor(config: CacheShape, options: CacheOptions = {}) {
     const positions = config.maxPositionEmbeddings;
     const capacity = options.capacity ?? Math.min(256, positions);
     if (!Number.isSafeInteger(capacity) || capacity < 1) {

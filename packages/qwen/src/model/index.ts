@@ -1,8 +1,8 @@
-export { type CacheOptions, KeyValueCache } from "./cache.ts";
+export { type CacheOptions, type CacheShape, KeyValueCache } from "./cache.ts";
 export { Attention, DecoderLayer, type LayerPass, MLP, type ParameterSource, type Projection } from "./layers.ts";
 export { Decoder, type LayerObserver, QwenModel } from "./model.ts";
 export { parameterCount, parameterShapes } from "./parameters.ts";
-export { ContextLengthError, nextTokens, type Pass, passOf } from "./pass.ts";
+export { ContextLengthError, checkPass, type LanguageModel, nextTokens, type Pass, passOf } from "./pass.ts";
 export { ropeFrequencies } from "./rope.ts";
 export { generationConfigJson, modelConfigJson, saveModel } from "./save.ts";
 export { type LoadModelOptions, loadModel } from "./weights.ts";

@@ -18,7 +18,7 @@ import {
 import type { ModelConfig } from "../config.ts";
 import { below, DecoderLayer, type LayerPass, type ParameterSource } from "./layers.ts";
 import { parameterShapes } from "./parameters.ts";
-import { checkPass, type Pass } from "./pass.ts";
+import { checkPass, type LanguageModel, type Pass } from "./pass.ts";
 import { ropeFrequencies } from "./rope.ts";
 
 /** Sees the residual stream [rows, hidden] after the embedding (0) and after each layer (1, 2, …). */
@@ -69,7 +69,7 @@ export class Decoder extends Module {
  * const loss = scope(() => model.loss(passOf([ids], [nextTokens(ids)])));
  * loss.backward();
  */
-export class QwenModel extends Module {
+export class QwenModel extends Module implements LanguageModel {
   model: Decoder;
   /** The output projection; undefined where it is the embedding itself (`tie_word_embeddings`). */
   lm_head: Linear | undefined;

@@ -1,6 +1,17 @@
-import type { Segment } from "@tslm/tensor";
-import type { ModelConfig } from "../config.ts";
-import type { KeyValueCache } from "./cache.ts";
+import type { Device, Segment, Tensor } from "@tslm/tensor";
+import type { CacheShape, KeyValueCache } from "./cache.ts";
+
+/** What passes, caches, generation and scoring need to know of a model: what another family's model has to offer. */
+export interface LanguageModel {
+  readonly config: CacheShape & { readonly vocabSize: number };
+  readonly device: Device;
+  /** Hidden states after the final norm [rows, hidden]. */
+  hidden(pass: Pass): Tensor;
+  /** Scores of every token [rows, vocabSize] from hidden states [rows, hidden]. */
+  logits(hidden: Tensor): Tensor;
+  /** −log P(target) of each row, f32 [rows], 0 where the target is negative. */
+  tokenLosses(hidden: Tensor, targets: Int32Array): Tensor;
+}
 
 /**
  * What goes through the model at once: the tokens of one or more sequences laid end to end, one row each. A row's
@@ -77,7 +88,7 @@ export class ContextLengthError extends RangeError {
  *
  * @throws RangeError naming the row, or ContextLengthError
  */
-export function checkPass(pass: Pass, config: ModelConfig): void {
+export function checkPass(pass: Pass, config: LanguageModel["config"]): void {
   const { tokens, positions, targets, scale, cache } = pass;
   const rows = tokens.length;
   const lengths = { positions, targets, scale, slots: cache?.slots };

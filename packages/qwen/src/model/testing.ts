@@ -1,4 +1,4 @@
-import { Generator } from "@tslm/tensor";
+import { Generator, type MemoryCount, memory } from "@tslm/tensor";
 import { type ModelConfig, parseModelConfig } from "../config.ts";
 import { QwenModel } from "./model.ts";
 
@@ -38,6 +38,18 @@ export function tinyModel(config = tinyConfig(), seed = 1, dtype: "f32" | "f64" 
     t.device.write(t.storage, 0, new Uint8Array(bytes.buffer));
   }
   return model;
+}
+
+/** What lives now, once the garbage of earlier tests is gone (a tape without its backward pass waits for the collector). */
+export async function settledMemory(): Promise<MemoryCount> {
+  Bun.gc(true);
+  await Bun.sleep(1);
+  return livingMemory();
+}
+
+/** What lives now; the peak, which only grows, left out. */
+export function livingMemory(): MemoryCount {
+  return { ...memory(), peakBytes: 0 };
 }
 
 /** Numbers of a model by parameter name. */

@@ -2,14 +2,14 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { memory, noGrad, scope, Tensor, writeSafetensors } from "@tslm/tensor";
+import { noGrad, scope, Tensor, writeSafetensors } from "@tslm/tensor";
 import { loadGenerationConfig, loadModelConfig, type ModelConfig, parseGenerationConfig } from "../config.ts";
 import { ModelFileError } from "../errors.ts";
 import type { QwenModel } from "./model.ts";
 import { parameterShapes } from "./parameters.ts";
 import { passOf } from "./pass.ts";
 import { saveModel } from "./save.ts";
-import { distance, tinyConfig, tinyModel } from "./testing.ts";
+import { distance, livingMemory, settledMemory, tinyConfig, tinyModel } from "./testing.ts";
 import { loadModel } from "./weights.ts";
 
 let root: string;
@@ -71,9 +71,9 @@ describe("a saved model", () => {
       const config = tinyConfig({ tie_word_embeddings: tied });
       const model = own(tinyModel(config));
       const dir = await folder();
-      const before = memory();
+      const before = await settledMemory();
       await saveModel(dir, model, parseGenerationConfig({ temperature: 0.5, eos_token_id: [49, 3] }, config));
-      expect({ ...memory(), peakBytes: 0 }).toEqual({ ...before, peakBytes: 0 });
+      expect(livingMemory()).toEqual(before);
       expect((await readdir(dir)).sort()).toEqual(["config.json", "generation_config.json", "model.safetensors"]);
 
       const again = await loadModelConfig(dir);
@@ -158,7 +158,7 @@ describe("weights that do not fit", () => {
         tensors.set("visual.patch.weight", own(Tensor.from([1], [1])));
       },
     });
-    const before = memory();
+    const before = await settledMemory();
     const error = await failure(dir, model.config);
     expect(error.file).toBe(join(dir, "model.safetensors"));
     expect(error.message).toEndWith(
@@ -167,7 +167,7 @@ describe("weights that do not fit", () => {
         "model.layers.0.input_layernorm.weight is I32, not one of BF16, F32, F16; " +
         "missing model.layers.1.mlp.up_proj.weight; missing model.norm.weight; unexpected visual.patch.weight",
     );
-    expect({ ...memory(), peakBytes: 0 }).toEqual({ ...before, peakBytes: 0 });
+    expect(livingMemory()).toEqual(before);
   });
 
   test("of another model: the count of what is not told", async () => {
@@ -235,11 +235,11 @@ test("loading stops at a signal and leaves nothing", async () => {
   const dir = await folder();
   const model = own(tinyModel());
   await saveModel(dir, model, plain);
-  const before = memory();
+  const before = await settledMemory();
   const stop = new AbortController();
   const onProgress = (n: number): void => {
     if (n === 5) stop.abort(new Error("enough"));
   };
   await expect(loadModel(dir, model.config, { signal: stop.signal, onProgress })).rejects.toThrow("enough");
-  expect({ ...memory(), peakBytes: 0 }).toEqual({ ...before, peakBytes: 0 });
+  expect(livingMemory()).toEqual(before);
 });
