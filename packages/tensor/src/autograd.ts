@@ -1,7 +1,7 @@
 import { GradientError } from "./errors.ts";
 import { FILL, IDENTITY } from "./expr/program.ts";
 import { scope } from "./memory.ts";
-import { isContiguous, show } from "./shape.ts";
+import { isContiguous, sameShape, show } from "./shape.ts";
 import { Tensor } from "./tensor.ts";
 
 let recording = true;
@@ -92,24 +92,34 @@ export function backward(root: Tensor, gradient?: Tensor): void {
       `a tensor of shape ${show(root.shape)} needs a gradient to start from; reduce it to a scalar`,
     );
   }
-  noGrad(() => {
-    const pending = new Map<Edge, Tensor>();
-    scope(() => receive(pending, start, gradient ?? onesLike(root)));
-    for (const node of reachable(start)) {
-      const grad = pending.get(node);
-      pending.delete(node);
-      if (grad) {
-        scope(() => {
-          node.backward(grad).forEach((g, i) => {
-            const edge = node.edges[i];
-            if (g && edge) receive(pending, edge, g);
+  if (gradient && (!sameShape(gradient.shape, root.shape) || gradient.dtype !== root.dtype)) {
+    throw new GradientError(
+      "backward",
+      `a gradient of shape ${show(gradient.shape)} ${gradient.dtype} does not fit a tensor of ${show(root.shape)} ${root.dtype}`,
+    );
+  }
+  const pending = new Map<Edge, Tensor>();
+  try {
+    noGrad(() => {
+      scope(() => receive(pending, start, gradient ?? onesLike(root)));
+      for (const node of reachable(start)) {
+        const grad = pending.get(node);
+        if (grad) {
+          scope(() => {
+            node.backward(grad).forEach((g, i) => {
+              const edge = node.edges[i];
+              if (g && edge) receive(pending, edge, g);
+            });
           });
-        });
-        grad.dispose();
+          pending.delete(node);
+          grad.dispose();
+        }
+        node.release();
       }
-      node.release();
-    }
-  });
+    });
+  } finally {
+    for (const grad of pending.values()) grad.dispose();
+  }
 }
 
 function onesLike(t: Tensor): Tensor {
@@ -157,8 +167,7 @@ function reachable(start: Edge): Node[] {
 export function checkpoint(body: (...inputs: Tensor[]) => Tensor, ...inputs: Tensor[]): Tensor {
   if (!recording) return body(...inputs);
   const saved = inputs.map((t) => t.alias());
-  const result = scope(() => noGrad(() => body(...inputs)));
-  const out = result.alias({ tracked: true });
+  const out = scope(() => noGrad(() => body(...inputs)).alias({ tracked: true }));
   out.node = new Node(
     "checkpoint",
     inputs.map((t) => t.edge),

@@ -8,6 +8,11 @@ export function show(shape: Shape): string {
   return `[${shape.join(",")}]`;
 }
 
+/** Do two shapes have the same sizes in the same order? */
+export function sameShape(a: Shape, b: Shape): boolean {
+  return a.length === b.length && a.every((n, d) => n === b[d]);
+}
+
 /** Number of elements. */
 export function sizeOf(shape: Shape): number {
   let size = 1;

@@ -3,6 +3,7 @@ import { full, type Generator, rand, randn } from "../creation.ts";
 import type { RandomKey } from "../devices/device.ts";
 import { scope } from "../memory.ts";
 import { dropout, embedding, linear, rmsNorm } from "../ops/index.ts";
+import { sizeOf } from "../shape.ts";
 import type { Tensor, TensorOptions } from "../tensor.ts";
 import { Module } from "./module.ts";
 
@@ -106,7 +107,7 @@ export class Dropout extends Module {
   }
   forward(x: Tensor): Tensor {
     if (!this.training || this.p === 0) return x;
-    const flat = x.reshape(-1, x.shape.at(-1)!);
+    const flat = x.reshape(sizeOf(x.shape.slice(0, -1)), x.shape.at(-1)!);
     return dropout(flat, this.p, this.#random.next()).reshape(...x.shape);
   }
 }

@@ -1,4 +1,5 @@
-import { DTypeError, ShapeError } from "../errors.ts";
+import { commonDevice } from "../devices/registry.ts";
+import { DTypeError, ShapeError, TensorError } from "../errors.ts";
 import { IDENTITY } from "../expr/program.ts";
 import { show } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
@@ -20,10 +21,14 @@ export abstract class Module {
       }
     }
   }
-  /** This module and all below it, by full name (the module itself is ""). */
-  *namedModules(prefix = ""): Generator<[string, Module]> {
+  /** This module and all below it, by full name (the module itself is ""). One that stands in two places comes once. */
+  *namedModules(prefix = "", seen = new Set<Module>()): Generator<[string, Module]> {
+    if (seen.has(this)) return;
+    seen.add(this);
     yield [prefix, this];
-    for (const [name, child] of this.namedChildren()) yield* child.namedModules(prefix ? `${prefix}.${name}` : name);
+    for (const [name, child] of this.namedChildren()) {
+      yield* child.namedModules(prefix ? `${prefix}.${name}` : name, seen);
+    }
   }
   /** Every tensor of the model by full name. One that stands in two places (tied weights) comes once, under the first. */
   *namedParameters(): Generator<[string, Tensor]> {
@@ -43,7 +48,7 @@ export abstract class Module {
   trainableParameters(): Tensor[] {
     return this.parameters().filter((t) => t.requiresGrad);
   }
-  /** Puts another module in the place of the one named. @throws Error when there is none */
+  /** Puts another module in the place of the one named. @throws TensorError when there is none */
   replace(name: string, module: Module): void {
     const path = name.split(".");
     const last = path.pop()!;
@@ -51,7 +56,8 @@ export abstract class Module {
       (at, part) => at?.[part] as Record<string, unknown>,
       this as unknown as Record<string, unknown>,
     );
-    if (!(parent?.[last] instanceof Module)) throw new Error(`no module ${name} in ${this.constructor.name}`);
+    if (!(parent?.[last] instanceof Module))
+      throw new TensorError("replace", `there is no module ${name} in ${this.constructor.name}`);
     parent[last] = module;
   }
   stateDict(): Map<string, Tensor> {
@@ -76,6 +82,7 @@ export abstract class Module {
     if (problems.length > 0) throw new ShapeError("loadStateDict", problems.join("; "));
     for (const [name, t] of own) {
       const given = state.get(name)!;
+      commonDevice("loadStateDict", [t, given]);
       if (t.storage.mapped)
         throw new DTypeError("loadStateDict", `${name} lies in a mapped file and cannot be written`);
       t.device.elementwise(IDENTITY, [], [given], t);

@@ -1,7 +1,7 @@
 import { type DType, promote } from "../dtype.ts";
 import { constant, type Expr, select, sigmoid as sigmoidExpr } from "../expr/expr.ts";
 import { IDENTITY, Program } from "../expr/program.ts";
-import { broadcastShapes, sizeOf } from "../shape.ts";
+import { broadcastShapes, sameShape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { apply, type Context, defineOp, type Op } from "./op.ts";
 import { broadcastView } from "./views.ts";
@@ -70,7 +70,7 @@ function gradientsOf(program: Program, context: Context, grad: Tensor, numbers: 
   return context.inputs.map(({ shape, dtype }, i) => {
     const gradient = program.gradient(i);
     if (!gradient || !context.needs[i]) return undefined;
-    const same = sizeOf(shape) === sizeOf(grad.shape) && shape.length === grad.rank;
+    const same = sameShape(shape, grad.shape);
     if (same && gradient.program === IDENTITY && dtype === grad.dtype) return grad;
     const inputs = [grad, ...gradient.needs.map((at) => context.saved[saved.indexOf(at)])];
     const views = inputs.map((t) => broadcastView(t, grad.shape));
@@ -96,6 +96,7 @@ export const elementwiseOps = {
   mul: elementwise("mul", 2, ([a, b]) => a.mul(b), integer),
   mulScalar: elementwise("mulScalar", 1, ([a], [s]) => a.mul(s), integerScalar),
   div: elementwise("div", 2, ([a, b]) => a.div(b)),
+  divScalar: elementwise("divScalar", 1, ([a], [s]) => a.div(s), scalar),
   pow: elementwise("pow", 2, ([a, b]) => a.pow(b)),
   powScalar: elementwise("powScalar", 1, ([a], [s]) => a.pow(s), scalar),
   maximum: elementwise("maximum", 2, ([a, b]) => a.max(b), integer),
@@ -152,7 +153,7 @@ function unary(op: Op<Params>) {
 export const add = binary(o.add, o.addScalar);
 export const sub = binary(o.sub, o.addScalar, (s) => -s);
 export const mul = binary(o.mul, o.mulScalar);
-export const div = binary(o.div, o.mulScalar, (s) => 1 / s);
+export const div = binary(o.div, o.divScalar);
 export const pow = binary(o.pow, o.powScalar);
 export const maximum = binary(o.maximum, o.maximumScalar);
 export const minimum = binary(o.minimum, o.minimumScalar);

@@ -1,6 +1,6 @@
 import { DTypeError, ShapeError } from "../errors.ts";
 import { FILL } from "../expr/program.ts";
-import { show } from "../shape.ts";
+import { show, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { apply, defineOp } from "./op.ts";
 
@@ -15,7 +15,7 @@ export const embeddingOps = {
     },
     forward(context, [table, index]) {
       const out = context.output();
-      const features = table.size / Math.max(1, table.shape[0]);
+      const features = sizeOf(table.shape.slice(1));
       const rows = table.reshape(table.shape[0], features);
       const flat = index.reshape(index.size).contiguous();
       context.device.gatherRows(rows, flat, out.reshape(index.size, features));
@@ -27,8 +27,9 @@ export const embeddingOps = {
       const [index] = context.saved;
       const out = context.empty(table.shape, table.dtype);
       context.device.elementwise(FILL, [0], [], out);
-      const rows = out.reshape(table.shape[0], -1);
-      context.device.scatterRows(grad.reshape(index.size, rows.shape[1]), index, rows, "add");
+      const features = sizeOf(table.shape.slice(1));
+      const rows = out.reshape(table.shape[0], features);
+      context.device.scatterRows(grad.reshape(index.size, features), index, rows, "add");
       return [out, undefined];
     },
   }),

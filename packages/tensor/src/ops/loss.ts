@@ -1,11 +1,13 @@
 import { DTypeError, ShapeError } from "../errors.ts";
 import { show } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
+import { mul } from "./elementwise.ts";
 import { embedding } from "./embedding.ts";
 import { logSoftmax, mean } from "./reduce.ts";
 
 /**
- * Mean of −log softmax(logits)[target]: PyTorch's `cross_entropy`. Shapes: logits [rows, classes], targets i32 [rows].
+ * Mean of −log softmax(logits)[target]: PyTorch's `cross_entropy`. Shapes: logits [rows, classes], targets i32 [rows];
+ * a negative target is left out of the mean.
  */
 export function crossEntropy(logits: Tensor, targets: Tensor): Tensor {
   const [rows, classes] = logits.shape;
@@ -21,7 +23,9 @@ export function crossEntropy(logits: Tensor, targets: Tensor): Tensor {
     [rows],
     { dtype: "i32", device: logits.device },
   );
-  return mean(embedding(logSoftmax(logits).reshape(rows * classes), targets.add(first))).neg();
+  const counted = targets.ge(0);
+  const picked = embedding(logSoftmax(logits).reshape(rows * classes), targets.maximum(0).add(first));
+  return mul(picked, counted).sum().div(counted.sum()).neg();
 }
 
 /** Mean squared difference: PyTorch's `mse_loss`. */

@@ -1,6 +1,6 @@
 import type { View } from "../devices/device.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
-import { broadcastShapes, show } from "../shape.ts";
+import { broadcastShapes, show, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { apply, type Context, defineOp } from "./op.ts";
 import { broadcastView } from "./views.ts";
@@ -28,6 +28,11 @@ function reduceBatch(grad: Tensor, shape: readonly number[]): Tensor {
   const lead = grad.rank - shape.length;
   const dims = grad.shape.flatMap((n, d) => (d < lead || (shape[d - lead] === 1 && n !== 1) ? [d] : []));
   return dims.length > 0 ? grad.sum(dims, true).reshape(...shape) : grad;
+}
+
+/** All dimensions but the last joined. */
+function asRows(x: Tensor): Tensor {
+  return x.reshape(sizeOf(x.shape.slice(0, -1)), x.shape.at(-1)!);
 }
 
 export const matmulOps = {
@@ -74,20 +79,25 @@ export const matmulOps = {
         );
       }
       checkTypes("linear", x, weight);
+      if (bias && bias.dtype !== x.dtype) {
+        throw new DTypeError(
+          "linear",
+          `the bias must be ${x.dtype} as the input, not ${bias.dtype}; use to('${x.dtype}')`,
+        );
+      }
       return { shape: [...x.shape.slice(0, -1), weight.shape[0]], dtype: x.dtype };
     },
     forward(context, [x, weight, bias]) {
       const out = context.output();
-      const rows = x.reshape(-1, x.shape.at(-1)!);
-      context.device.matmul(rows, weight.T, out.reshape(-1, weight.shape[0]), bias ? { bias } : undefined);
+      context.device.matmul(asRows(x), weight.T, asRows(out), bias ? { bias } : undefined);
       context.save(...(context.needs[1] ? [x] : []), ...(context.needs[0] ? [weight] : []));
       return out;
     },
     backward(context, grad) {
-      const [x, weight, bias] = context.inputs;
+      const [x, , bias] = context.inputs;
       const [needX, needWeight, needBias] = context.needs;
-      const rows = grad.reshape(-1, weight.shape[0]);
-      const input = needWeight ? context.saved[0].reshape(-1, weight.shape[1]) : undefined;
+      const rows = asRows(grad);
+      const input = needWeight ? asRows(context.saved[0]) : undefined;
       return [
         needX ? matmul(rows, context.saved[needWeight ? 1 : 0]).reshape(...x.shape) : undefined,
         input && matmul(rows.T, input),

@@ -37,6 +37,8 @@ export const modelOps = {
           `weight ${show(weight.shape)} does not fit the last dimension of ${show(x.shape)}`,
         );
       }
+      if (weight.dtype !== x.dtype)
+        throw new DTypeError("rmsNorm", `the weight must be ${x.dtype} as the input, not ${weight.dtype}`);
       return { shape: x.shape, dtype: x.dtype };
     },
     forward(context, [x, weight], eps) {
@@ -60,6 +62,7 @@ export const modelOps = {
     name: "rope",
     infer([x], { positions, frequencies }) {
       checkFloat("rope", x);
+      if (positions.dtype !== "i32") throw new DTypeError("rope", `positions must be i32, not ${positions.dtype}`);
       if (x.rank !== 3 || x.shape[2] % 2 !== 0)
         throw new ShapeError("rope", `needs [rows, heads, even size], not ${show(x.shape)}`);
       if (positions.shape[0] !== x.shape[0] || frequencies.shape[0] !== x.shape[2] / 2) {
@@ -86,6 +89,8 @@ export const modelOps = {
     name: "attention",
     infer([q, k, v], { segments }) {
       checkFloat("attention", q);
+      if (k.dtype !== q.dtype || v.dtype !== q.dtype)
+        throw new DTypeError("attention", `q, k and v must be of one type, not ${q.dtype}, ${k.dtype} and ${v.dtype}`);
       const fits =
         q.rank === 3 &&
         k.rank === 3 &&

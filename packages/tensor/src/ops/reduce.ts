@@ -97,7 +97,7 @@ export function sum(x: Tensor, dims?: number | readonly number[], keepdim = fals
 export function mean(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   const args = reduceArgs("mean", x, dims, keepdim);
   const count = args.dims.reduce((n, d) => n * x.shape[d], 1);
-  return mul(apply(reduceOps.sum, [x.dtype === "i32" ? x.to("f32") : x], args), 1 / count);
+  return div(apply(reduceOps.sum, [x.dtype === "i32" ? x.to("f32") : x], args), count);
 }
 export function amax(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   return apply(reduceOps.amax, [x], reduceArgs("amax", x, dims, keepdim));

@@ -1,7 +1,17 @@
 import { type DType, isFloating } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { FILL, IDENTITY } from "../expr/program.ts";
-import { axisOf, broadcastShapes, broadcastStrides, contiguousStrides, type Shape, show, sizeOf } from "../shape.ts";
+import {
+  axisOf,
+  broadcastShapes,
+  broadcastStrides,
+  checkShape,
+  contiguousStrides,
+  type Shape,
+  sameShape,
+  show,
+  sizeOf,
+} from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 import { apply, defineOp, type ResultType } from "./op.ts";
 import { viewStrides } from "./views.ts";
@@ -64,7 +74,7 @@ export const shapeOps = {
     name: "expand",
     infer([x], shape) {
       const joined = broadcastShapes("expand", x.shape, shape);
-      if (show(joined) !== show(shape))
+      if (!sameShape(joined, shape))
         throw new ShapeError("expand", `${show(x.shape)} does not expand to ${show(shape)}`);
       return sameType(x, shape);
     },
@@ -205,16 +215,16 @@ export function squeeze(x: Tensor, dim: number): Tensor {
 /** PyTorch's `expand`: −1 keeps a size. */
 export function expand(x: Tensor, shape: Shape): Tensor {
   const lead = shape.length - x.rank;
-  return apply(
-    shapeOps.expand,
-    [x],
-    shape.map((n, d) => (n === -1 ? x.shape[d - lead] : n)),
-  );
+  const full = shape.map((n, d) => (n === -1 && d >= lead ? x.shape[d - lead] : n));
+  checkShape("expand", full);
+  return apply(shapeOps.expand, [x], full);
 }
 export function slice(x: Tensor, dim: number, start = 0, end?: number, step = 1): Tensor {
   const at = axisOf("slice", dim, x.rank);
   if (!Number.isInteger(step) || step < 1)
     throw new ShapeError("slice", `the step must be a whole number above 0, not ${step}`);
+  if (!Number.isInteger(start) || !Number.isInteger(end ?? 0))
+    throw new ShapeError("slice", `start and end must be whole numbers, not ${start} and ${end}`);
   const n = x.shape[at];
   const clamp = (i: number): number => Math.min(n, Math.max(0, i < 0 ? i + n : i));
   const first = clamp(start);
@@ -224,7 +234,7 @@ export function slice(x: Tensor, dim: number, start = 0, end?: number, step = 1)
 export function select(x: Tensor, dim: number, index: number): Tensor {
   const at = axisOf("select", dim, x.rank);
   const i = index < 0 ? index + x.shape[at] : index;
-  if (!(i >= 0 && i < x.shape[at]))
+  if (!Number.isInteger(i) || !(i >= 0 && i < x.shape[at]))
     throw new ShapeError("select", `index ${index} is outside dimension ${dim} of ${show(x.shape)}`);
   return squeeze(slice(x, at, i, i + 1), at);
 }

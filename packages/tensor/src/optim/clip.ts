@@ -16,7 +16,7 @@ export function clipGradNorm(params: readonly Tensor[], maxNorm: number): { norm
   return scope(() =>
     noGrad(() => {
       const grads = params.flatMap((p) => (p.grad ? [p.grad] : []));
-      const total = zeros([1], { device: params[0]?.device });
+      const total = zeros([1], { device: params[0]?.device, dtype: params[0]?.dtype });
       for (const grad of grads) {
         const flat = grad.reshape(grad.size);
         grad.device.reduce("sum", SQUARE, [], [flat], broadcastView(total, flat.shape), true);

@@ -1,4 +1,5 @@
 import type { TypedArray } from "../../dtype.ts";
+import { DeviceError } from "../../errors.ts";
 import { type Join, rowLoop } from "../../expr/javascript.ts";
 import type { Program } from "../../expr/program.ts";
 import { sizeOf } from "../../shape.ts";
@@ -160,9 +161,15 @@ export function matmul(host: HostArray, a: View, b: View, out: View, options: Ma
   });
 }
 
+function checkRow(op: string, row: number, table: View): void {
+  if (!(row >= 0 && row < table.shape[0]))
+    throw new DeviceError(op, `index ${row} is outside of ${table.shape[0]} rows`);
+}
+
 /** The definition of `Device.gatherRows`. */
 export function gatherRows(host: HostArray, table: View, index: View, out: View): void {
   load(host, index).forEach((row, i) => {
+    checkRow("gatherRows", row, table);
     store(host, at(out, i), load(host, at(table, row)));
   });
 }
@@ -170,6 +177,7 @@ export function gatherRows(host: HostArray, table: View, index: View, out: View)
 /** The definition of `Device.scatterRows`. */
 export function scatterRows(host: HostArray, src: View, index: View, out: View, mode: "set" | "add"): void {
   load(host, index).forEach((row, i) => {
+    checkRow("scatterRows", row, out);
     const values = load(host, at(src, i));
     const target = at(out, row);
     if (mode === "add") {
