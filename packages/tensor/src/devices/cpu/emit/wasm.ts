@@ -265,8 +265,6 @@ class Emitter {
     switch (op) {
       case "const":
       case "move":
-      case "bits":
-        // A constant's type is its own: one lane pattern, whatever it will be used as.
         return this.#push(args[0]);
       case "min":
       case "max":
@@ -304,7 +302,7 @@ class Emitter {
       case "compare":
         this.#push(args[0]);
         this.#push(args[1]);
-        if (args[0].type === "vf") return w.vector(`f32x4.${comparison!}`);
+        if (imm === 0) return w.vector(`f32x4.${comparison!}`);
         return w.vector(comparison === "eq" ? "i32x4.eq" : "i32x4.gt_s");
       case "select":
         this.#push(args[1]);

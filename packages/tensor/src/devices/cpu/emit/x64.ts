@@ -274,7 +274,7 @@ class Emitter {
     else if (op === "load") this.#vectorLoad(instruction, dst!, this.#dst(dst!), 256);
     else if (op === "loadBlock") this.#loadBlock(instruction, dst!);
     else if (op === "store") this.#store(instruction);
-    else if (op === "prefetch") this.#asm.prefetch("t0", this.#memory(instruction.address!));
+    else if (op === "prefetch") this.#asm.prefetch("t1", this.#memory(instruction.address!));
     else this.#vectorOp(instruction, dst!);
     this.#release();
     if (dst) this.#done(dst);
@@ -390,8 +390,7 @@ class Emitter {
         if (type === "f32") return asm.vex("vmovss", 0, [d, this.#pool(type, value, 1)]);
         return asm.vex("vbroadcastss", 256, [d, this.#pool(type, value, 1)]);
       }
-      case "move":
-      case "bits": {
+      case "move": {
         const a = this.#v(args[0]);
         if (a !== this.#dst(reg)) asm.vex("vmovaps", length, [this.#dst(reg), a]);
         return;
@@ -418,8 +417,7 @@ class Emitter {
         const a = this.#v(args[0]);
         const b = this.#vm(args[1]);
         const comparison = instruction.comparison!;
-        if ((args[0] as Reg).type === "vf")
-          return asm.vex("vcmpps", 256, [this.#dst(reg), a, b], PREDICATES[comparison]);
+        if (instruction.imm === 0) return asm.vex("vcmpps", 256, [this.#dst(reg), a, b], PREDICATES[comparison]);
         return asm.vex(comparison === "eq" ? "vpcmpeqd" : "vpcmpgtd", 256, [this.#dst(reg), a, b]);
       }
       case "select": {
@@ -526,12 +524,14 @@ class Emitter {
     const d = this.#dst(reg);
     if (block === 0) return this.#vectorLoad(instruction, reg, d, 128);
     const others = this.#v(instruction.args[0]);
-    let source: Operand;
+    const t = this.#v(this.#temporaries.get(instruction)!.at(-1)!);
     if (instruction.count || ELEMENT_BYTES[instruction.element!] < 4) {
-      source = this.#v(this.#temporaries.get(instruction)!.at(-1)!);
-      this.#vectorLoad(instruction, reg, source, 128);
-    } else source = this.#memory(instruction.address!);
-    return this.#asm.vex("vinsertf128", 256, [d, others, source], block);
+      this.#vectorLoad(instruction, reg, t, 128);
+      return this.#asm.vex("vinsertf128", 256, [d, others, t], block);
+    }
+    // vinsertf128 from memory would do, but takes two slots of the shuffle units of AMD's cores.
+    this.#asm.vex("vbroadcastf128", 256, [t, this.#memory(instruction.address!)]);
+    return this.#asm.vex("vblendps", 256, [d, others, t], 0xf0);
   }
 
   /** Loads into machine register `d` what `reg` stands for. */
@@ -608,7 +608,6 @@ class Emitter {
       this.#mask(mask, count);
       return asm.vex("vmaskmovps_store", 256, [memory, mask, source]);
     }
-    if (bytes !== 2 || value.type !== "vi") throw new TypeError(`x64 emitter: no store of ${value.type} as ${element}`);
     const t = this.#v(temporary![0]);
     asm.vex("vpackusdw", 256, [t, source, source]);
     asm.vex("vpermq", 256, [t, t], 0x08);
@@ -629,7 +628,7 @@ function needs(instruction: Instruction): Type[] {
   const { op, count, element, args } = instruction;
   if (op === "reduce") return ["vf"];
   if ((op === "load" || op === "loadBlock") && count && ELEMENT_BYTES[element!] === 4) return ["vf"];
-  if (op === "loadBlock" && instruction.imm! > 0 && (count || ELEMENT_BYTES[element!] < 4)) return ["vf"];
+  if (op === "loadBlock" && instruction.imm! > 0) return ["vf"];
   if (op === "store" && (args[0] as Reg).type !== "index" && (count || ELEMENT_BYTES[element!] === 2)) return ["vf"];
   if ((op === "min" || op === "max") && instruction.dst?.type === "index" && args[1].kind === "immediate")
     return ["index"];

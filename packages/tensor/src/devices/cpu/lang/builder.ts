@@ -55,9 +55,9 @@ export class Builder {
     return dst;
   }
 
-  compare(comparison: Comparison, left: Reg, right: Operand): VB {
+  compare(type: "vf" | "vi", comparison: Comparison, left: Reg, right: Operand): VB {
     const dst = this.register("vb");
-    this.emit({ kind: "op", op: "compare", dst, args: [left, right], comparison });
+    this.emit({ kind: "op", op: "compare", dst, args: [left, right], comparison, imm: type === "vf" ? 0 : 1 });
     return new VB(this, dst);
   }
 

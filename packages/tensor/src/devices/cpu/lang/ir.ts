@@ -76,14 +76,12 @@ export type Op =
   /** To the nearest integer, ties to even. */
   | "round"
   | "floor"
-  /** Lane by lane; `comparison` says which. NaN makes all false but `ne`. */
+  /** Lane by lane, of f32 (`imm` 0) or i32 (1); `comparison` says which. NaN makes all false but `ne`. */
   | "compare"
   /** `args[0] ? args[1] : args[2]`, lane by lane. */
   | "select"
   /** A value of another number type; f32 to integer rounds to nearest, ties to even. */
   | "convert"
-  /** The same bits as another type. */
-  | "bits"
   | "splat"
   | "load"
   /** Four elements into 128-bit block `imm` of a vector; the others as in `args[0]`, or 0 where that is missing. */
@@ -95,6 +93,7 @@ export type Op =
   | "unpack"
   /** All lanes into one f32: `imm` 0 sum, 1 maximum. The order of the sum is fixed by the number of lanes. */
   | "reduce"
+  /** Asks for a line of memory to be brought into the second-level cache. */
   | "prefetch"
   /** Stores an integer of 32 bits and gives what was there, atomically. */
   | "exchange";

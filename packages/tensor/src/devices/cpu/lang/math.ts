@@ -41,20 +41,22 @@ export function eachColumn(
   k.loop({ to: whole, step }, (i) => {
     const here = rows.map((row) => row.at(i));
     if (!bf16) return take(transposeBlocks(k, loadRows(k, here)), i);
-    take(bf16Columns(k, here), i);
+    take([...bf16Columns(k, here)], i);
   });
   const rest = length.sub(whole);
   const one = (at: Index, count?: Index) => {
     const here = rows.map((row) => row.at(at));
     take(transposeBlocks(k, loadRows(k, here, count)), at, count);
   };
-  if (!bf16) return k.if(rest.gt(0), () => one(whole, rest));
   k.if(rest.gt(0), () => one(whole, rest));
-  k.if(rest.gt(4), () => one(whole.add(4), rest.sub(4)));
+  if (bf16) k.if(rest.gt(4), () => one(whole.add(4), rest.sub(4)));
 }
 
-/** Eight columns of bf16 rows: pairs of neighbours are transposed as one 32-bit element and then taken apart. */
-export function bf16Columns(k: Builder, rows: readonly Pointer[]): VF[] {
+/**
+ * Eight columns of bf16 rows: pairs of neighbours are transposed as one 32-bit element and then taken apart, each column
+ * when it is asked for.
+ */
+export function* bf16Columns(k: Builder, rows: readonly Pointer[]): Generator<VF> {
   const pairs = transposeBlocks(
     k,
     loadRows(
@@ -62,7 +64,10 @@ export function bf16Columns(k: Builder, rows: readonly Pointer[]): VF[] {
       rows.map((row) => row.as("f32")),
     ),
   );
-  return pairs.flatMap((pair) => [pair.bits().shl(16).float(), pair.bits().and(-0x10000).float()]);
+  for (const pair of pairs) {
+    yield pair.bits().shl(16).float();
+    yield pair.bits().and(-0x10000).float();
+  }
 }
 
 /**

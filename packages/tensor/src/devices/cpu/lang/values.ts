@@ -32,6 +32,11 @@ export class Value {
     return this.operand.kind === "reg" ? this.operand : this.k.constant(this.operand.type, this.operand.value);
   }
 
+  /** The value as it is now: of a variable, a copy. */
+  protected get unchanging(): Operand {
+    return this.mutable ? this.k.result("move", this.type, [this.operand]) : this.operand;
+  }
+
   protected assign(value: Value): void {
     this.k.assign(this.#target(), value.operand);
   }
@@ -155,6 +160,13 @@ export class Pointer {
     return this.as("u8").at(offset).as(this.element);
   }
 
+  /** The place `scale · stride` bytes on, without an addition where the target's addressing has it. */
+  atStride(stride: Index, scale: 1 | 2 | 4 | 8): Pointer {
+    const { base, index, disp } = this.address;
+    if (index) throw new TypeError("the address has an index already");
+    return new Pointer(this.k, this.element, { base, index: stride.reg, scale, disp });
+  }
+
   as(element: Element): Pointer {
     return new Pointer(this.k, element, this.address);
   }
@@ -218,6 +230,10 @@ export class Pointer {
     return new VF(this.k, dst);
   }
   store(value: Value, count?: Index): void {
+    const { element } = this;
+    if (value instanceof VF && element !== "f32") throw new TypeError(`f32 values are stored as f32, not ${element}`);
+    if (value instanceof VI && this.bytes !== 4 && this.bytes !== 2)
+      throw new TypeError(`no store of i32 as ${element}`);
     this.k.emit({
       kind: "op",
       op: "store",
@@ -233,7 +249,7 @@ export class Pointer {
     this.k.emit({ kind: "op", op: "exchange", dst, args: [value.reg], address: this.address, element: "i32" });
     return new Index(this.k, dst);
   }
-  /** Hints that the place is needed soon. */
+  /** Hints that the place is needed soon: into the second-level cache. Any address may be given. */
   prefetch(): void {
     this.k.emit({ kind: "op", op: "prefetch", args: [], address: this.address });
   }
@@ -336,11 +352,12 @@ export class VF extends Value {
   toInt(): VI {
     return new VI(this.k, this.k.result("convert", "vi", [this.reg]));
   }
+  /** The same bits as integers. */
   bits(): VI {
-    return new VI(this.k, this.k.result("bits", "vi", [this.reg]));
+    return new VI(this.k, this.unchanging);
   }
   compare(comparison: Comparison, other: VFLike): VB {
-    return this.k.compare(comparison, this.reg, this.k.vector(other).operand);
+    return this.k.compare("vf", comparison, this.reg, this.k.vector(other).operand);
   }
   /** The sum of all lanes. */
   sum(): F32 {
@@ -401,10 +418,10 @@ export class VI extends Value {
   }
   /** The same bits as f32. */
   float(): VF {
-    return new VF(this.k, this.k.result("bits", "vf", [this.reg]));
+    return new VF(this.k, this.unchanging);
   }
   compare(comparison: "eq" | "gt", other: VILike): VB {
-    return this.k.compare(comparison, this.reg, this.k.vectorInt(other).operand);
+    return this.k.compare("vi", comparison, this.reg, this.k.vectorInt(other).operand);
   }
 }
 
