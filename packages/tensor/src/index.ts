@@ -1,5 +1,6 @@
 export { backward, checkpoint, enableGrad, isGradEnabled, noGrad } from "./autograd.ts";
 export { arange, full, Generator, ones, rand, randn, tensor, zeros } from "./creation.ts";
+export { type CreateDeviceOptions, createDevice, DEVICE_NAMES, type DeviceName } from "./devices/create.ts";
 export type {
   AdamWArgs,
   AttentionOptions,

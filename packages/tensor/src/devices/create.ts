@@ -1,0 +1,34 @@
+import { DeviceError } from "../errors.ts";
+import type { Device } from "./device.ts";
+import { reference } from "./registry.ts";
+
+/** Names that {@link createDevice} takes. */
+export const DEVICE_NAMES = ["auto", "cpu", "reference"] as const;
+
+export type DeviceName = (typeof DEVICE_NAMES)[number];
+
+/** How a device is set up. */
+export interface CreateDeviceOptions {
+  /** Threads that compute; default: the physical cores this process may use. */
+  threads?: number;
+}
+
+/**
+ * The device of that name, started; `auto` takes the fastest that runs here. Devices are loaded when asked for.
+ *
+ * @example setDefaultDevice(await createDevice("auto"));
+ * @throws DeviceError for an unknown name
+ */
+export async function createDevice(name: DeviceName, options: CreateDeviceOptions = {}): Promise<Device> {
+  switch (name) {
+    case "reference":
+      return reference;
+    case "auto":
+    case "cpu": {
+      const { CpuDevice } = await import("./cpu/index.ts");
+      return new CpuDevice(options);
+    }
+    default:
+      throw new DeviceError("createDevice", `no device is called "${name}"; there are ${DEVICE_NAMES.join(", ")}`);
+  }
+}
