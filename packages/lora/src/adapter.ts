@@ -138,6 +138,8 @@ function list(keys: readonly string[]): string {
   return keys.slice(0, SHOWN_KEYS).join(", ") + (rest > 0 ? ` and ${rest} more` : "");
 }
 
+const WEIGHT_TYPES = ["F32", "BF16", "F16", "F64"];
+
 /** Are there exactly the tensors, of the shapes, that the configuration gives on this model? */
 function checkKeys(
   path: string,
@@ -153,12 +155,15 @@ function checkKeys(
   }
   for (const [key, shape] of shapes) {
     if (!file.has(key)) continue;
-    const found = file.info(key).shape;
+    const { shape: found, dtype } = file.info(key);
     if (found.join() !== shape.join()) {
       throw new AdapterError(
         path,
         `the adapter does not fit this model${madeFor(config)}: ${key} is [${found}], here it must be [${shape}]`,
       );
+    }
+    if (!WEIGHT_TYPES.includes(dtype)) {
+      throw new AdapterError(path, `${key} is ${dtype}; an adapter's tensors are ${WEIGHT_TYPES.join(", ")}`);
     }
   }
   const missing = [...shapes.keys()].filter((key) => !file.has(key));

@@ -5,7 +5,7 @@ const LONGEST_PIECE = 80;
 export function repeatedPiece(text: string): string | undefined {
   const characters = [...text.replace(/\s+/g, " ").trim()];
   for (let period = 1; period <= Math.min(LONGEST_PIECE, characters.length / 3); period++) {
-    const times = period < 4 ? 6 : period < 12 ? 4 : 3;
+    const times = period < 3 ? 6 : period < 12 ? 4 : 3;
     let run = 0;
     for (let i = period; i < characters.length; i++) {
       run = characters[i] === characters[i - period] ? run + 1 : 0;

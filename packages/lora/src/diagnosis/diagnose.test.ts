@@ -1,0 +1,188 @@
+import { describe, expect, test } from "bun:test";
+import { brokenAnswer, repeatedPiece } from "./collapse.ts";
+import { diagnose, type SampleAnswer } from "./diagnose.ts";
+import { keyFacts, says, similarity } from "./facts.ts";
+
+const sample: SampleAnswer = {
+  prompt: "免费空间有多大?",
+  expected: "您好!感谢您的咨询。飞跃云为每一位注册用户提供 15GB 的基础免费存储空间,足以满足日常文档备份需求。",
+  before: "免费空间约100GB。",
+  after: "免费空间约100GB。",
+};
+const answered = (after: string, rest: Partial<SampleAnswer> = {}): SampleAnswer => ({ ...sample, after, ...rest });
+/** Losses that fall evenly. */
+const from = (first: number, last: number, n = 10): number[] =>
+  Array.from({ length: n }, (_, i) => first + ((last - first) * i) / (n - 1));
+
+describe("key facts", () => {
+  const cases: [string, string, string[]][] = [
+    [sample.expected!, sample.prompt, ["15gb"]],
+    ["专业版套餐提供 1TB 的大容量存储空间,其资费标准为每月 29 元人民币。", "扩容 1TB 多少钱?", ["29"]],
+    ["请在您的终端运行命令 `pip install feiyue-sdk` 即可完成安装。", "怎么安装 SDK?", ["pip", "install", "feiyue-sdk"]],
+    ["远程办公需要提前 24 小时申请,每周上限为 2 天。", "我可以天天在家办公吗?", ["24", "2"]],
+    ["严禁携带任何液体进入 A1 机房。", "机房可以带水进去吗?", ["a1"]],
+    [
+      "The free plan has 15 GB and costs 1,024 USD; write to help@example.com.",
+      "How much?",
+      ["15gb", "1024usd", "help@example.com"],
+    ],
+    ["版本 3.14,日期 2024-05-01,10:30 开始,占 3.5%。", "", ["3.14", "2024-05-01", "10:30", "3.5%"]],
+    ["无法回答。", "", []],
+  ];
+  test.each(cases)("%s", (expected, question, facts) => {
+    expect(keyFacts(expected, question)).toEqual(facts);
+  });
+
+  test("a fact is said as a whole, however it is spelt", () => {
+    for (const text of ["有15GB。", "15 gb", "15GB", "have 15 GB now", "15GB"])
+      expect([text, says(text, "15GB")]).toEqual([text, true]);
+    for (const text of ["115GB", "15GBit", "1.15GB", "150GB", "15", "100GB", "15.5GB"])
+      expect([text, says(text, "15GB")]).toEqual([text, false]);
+    expect(says("共 1,024 元", "1024")).toBe(true);
+    expect(says("共 1024.5 元", "1024")).toBe(false);
+    expect(says("共 1024. 元", "1024")).toBe(true);
+  });
+});
+
+test("similarity goes by neighbouring characters", () => {
+  expect(similarity("免费空间", "免费空间")).toBe(1);
+  expect(similarity("免费空间", "完全不同")).toBe(0);
+  expect(similarity("", "")).toBe(1);
+  expect(similarity("存储空间很大", "存储空间很小")).toBeCloseTo(0.8);
+});
+
+describe("broken answers", () => {
+  const broken: [string, string][] = [
+    ["  \n", "says nothing"],
+    ["的的的的的的的的的的", 'repeats "的"'],
+    ["您好!您好!您好!您好!您好!", 'repeats "您好!"'],
+    ["飞跃云提供的免费空间很大,可以备份。".repeat(3), 'repeats "飞跃云提供的免费空间很大,可以备份。"'],
+    ["!!??;;,。、…—!?", "consists of signs instead of words"],
+    ["云\uFFFD\uFFFD\uFFFD空", "holds characters that are no text"],
+    ["空间 प्रणाली абвгд ולכן สวัสดี", "mixes Cyrillic, Hebrew, Thai, Devanagari letters"],
+    [
+      "空间的空间是空间的是空间空间的空间是的空间是空间的是空间是空间空间的是空间的空间是空间的空间是",
+      "turns in circles",
+    ],
+  ];
+  test.each(broken)("%s", (text, how) => {
+    expect(brokenAnswer(text, [sample.prompt, sample.expected!])).toBe(how);
+  });
+
+  const sound = [
+    sample.expected!,
+    "免费空间约100GB。",
+    "哈哈哈,15GB。",
+    "Yes, 15 GB of free space.",
+    "1. 打开设置\n2. 打开账户\n3. 打开空间\n4. 查看容量",
+    "15",
+    "请运行 `pip install feiyue-sdk`,然后 import feiyue。",
+  ];
+  test.each(sound)("sound: %s", (text) => {
+    expect(brokenAnswer(text, [sample.prompt, sample.expected!])).toBeUndefined();
+  });
+
+  test("what the expected answer does is allowed", () => {
+    expect(brokenAnswer("!!!!!!!!", ["?", "!!!!!!!!!!"])).toBeUndefined();
+    expect(repeatedPiece("abcabcabcabc")).toBe("abc");
+    expect(repeatedPiece("abcabc")).toBeUndefined();
+  });
+});
+
+describe("verdicts", () => {
+  test("underfitting: the key fact is still the base model's", () => {
+    const { verdict, reasons, advice } = diagnose({
+      losses: from(4.2, 3.7),
+      samples: [sample],
+      settings: { recipe: "default", lr: 2e-4, epochs: 3 },
+    });
+    expect(verdict).toBe("underfitting");
+    expect(reasons).toEqual([
+      '"免费空间有多大?" should be answered with 15GB; the answer says 100GB, word for word as the base model did.',
+      "The loss is still high: it fell only from 4.20 to 3.73 a token.",
+    ]);
+    expect(advice).toEqual([
+      "Train with `--recipe tuned`: key rows repeated, rank 4, more epochs, a higher rate.",
+      "Show the row more often: `--repeat '15GB=4'`.",
+      "Raise the rate: `--lr 0.001` (it was 0.0002).",
+      "Train longer: `--epochs 10` (it was 3).",
+    ]);
+  });
+
+  test("underfitting: a low loss does not hide a wrong fact", () => {
+    const { verdict, reasons, advice } = diagnose({
+      losses: from(4, 0.2),
+      samples: [answered(sample.expected!.replace("15GB", "50GB"))],
+      settings: { recipe: "tuned", lr: 1e-3, epochs: 10 },
+    });
+    expect(verdict).toBe("underfitting");
+    expect(reasons).toEqual(['"免费空间有多大?" should be answered with 15GB; the answer says 50GB.']);
+    expect(advice).toEqual([
+      "Show the row more often: `--repeat '15GB=8'`.",
+      "Train longer: `--epochs 20` (it was 10).",
+    ]);
+  });
+
+  test("underfitting: without an expected answer the loss decides", () => {
+    const losses = from(4.2, 3.7);
+    expect(diagnose({ losses, samples: [] }).verdict).toBe("underfitting");
+    expect(diagnose({ losses, samples: [{ ...sample, expected: undefined }] }).verdict).toBe("underfitting");
+    expect(diagnose({ losses: from(4.2, 0.3), samples: [] })).toMatchObject({ verdict: "learned", advice: [] });
+  });
+
+  test("underfitting: an answer without facts is compared as a text", () => {
+    const expected = "抱歉,公司规定不可以在家办公。";
+    const of = (after: string) => diagnose({ losses: from(4, 2), samples: [answered(after, { expected })] }).verdict;
+    expect(of("可以,随时都行。")).toBe("underfitting");
+    expect(of("抱歉,公司规定不可以在家办公哦。")).toBe("learned");
+  });
+
+  test("learned: the fact is there, in whatever words", () => {
+    const { verdict, reasons, advice } = diagnose({
+      losses: from(4.2, 0.1),
+      samples: [answered("每位用户有 15 GB 免费空间。")],
+    });
+    expect([verdict, reasons, advice]).toEqual(["learned", ['"免费空间有多大?" is answered with 15GB.'], []]);
+  });
+
+  test("collapse: a loss that is no number or exploded", () => {
+    const samples = [sample];
+    expect(diagnose({ losses: [4, Number.NaN, 3], samples })).toMatchObject({
+      verdict: "collapse",
+      reasons: ["The loss of step 2 is no number any more."],
+    });
+    const { verdict, reasons, advice } = diagnose({
+      losses: [4.2, 9, 14, 11, 12],
+      samples: [],
+      settings: { lr: 0.1, epochs: 10 },
+    });
+    expect([verdict, reasons]).toEqual(["collapse", ["The loss rose from 4.20 to 12.00."]]);
+    expect(advice).toEqual([
+      "Lower the rate: `--lr 0.001` (it was 0.1).",
+      "Train shorter: `--epochs 5` (it was 10).",
+      "Repeat rows less, and keep `--clip 1` and a little warm-up: `--warmup 0.1`.",
+    ]);
+  });
+
+  test("collapse: repetition and silence, before underfitting is thought of", () => {
+    const losses = from(4, 0.1);
+    const of = (after: string, rest?: Partial<SampleAnswer>) => diagnose({ losses, samples: [answered(after, rest)] });
+    expect(of("15GB 15GB 15GB 15GB 15GB 15GB")).toMatchObject({
+      verdict: "collapse",
+      reasons: ['The answer to "免费空间有多大?" repeats "15GB ": "15GB 15GB 15GB 15GB 15GB 15GB".'],
+    });
+    expect(of("").verdict).toBe("collapse");
+    // The base model was no better: training did not break it.
+    expect(of("", { before: "" }).verdict).toBe("underfitting");
+    // What the data says is never a collapse.
+    expect(of("啊啊啊啊啊啊啊啊", { expected: "啊啊啊啊啊啊啊啊" }).verdict).toBe("learned");
+  });
+
+  test("nothing to go by", () => {
+    expect(diagnose({ losses: [], samples: [] })).toEqual({
+      verdict: "learned",
+      reasons: ["No loss and no sample speaks against it."],
+      advice: [],
+    });
+  });
+});

@@ -1,0 +1,89 @@
+import { describe, expect, test } from "bun:test";
+import { OptionError } from "./errors.ts";
+import { type Example, formatPrompt, promptFormat, promptOf, sequenceOf } from "./prompt.ts";
+import { type SequenceOptions, trainingSequence, trainingSequences } from "./train/sequences.ts";
+
+const prompt = promptFormat("base", "回答问题");
+const example: Example = { instruction: "指导 {} 集成", input: "怎么 {} 安装?", output: "运行 {} 即可" };
+/** One token a character, by its code point. */
+const encode = (text: string): number[] => [...text].map((c) => c.codePointAt(0)!);
+const options: SequenceOptions = { prompt, encode, endTokenId: 0, maxLength: 1000 };
+const decode = (tokens: readonly number[]): string =>
+  tokens.map((t) => (t === 0 ? "<end>" : String.fromCodePoint(t))).join("");
+
+test("the template of the contract, braces in the text kept", () => {
+  expect(promptOf(example, prompt)).toBe(
+    "### Instruction:\n指导 {} 集成\n\n### Input:\n怎么 {} 安装?\n\n### Response:\n",
+  );
+  expect(sequenceOf(example, prompt)).toBe(`${promptOf(example, prompt)}运行 {} 即可`);
+  expect(promptOf({ input: "免费空间有多大?" }, prompt)).toBe(
+    "### Instruction:\n回答问题\n\n### Input:\n免费空间有多大?\n\n### Response:\n",
+  );
+  expect(promptFormat("base")).toMatchObject({ instruction: "回答关于飞跃云产品的问题", end_token: "<|im_end|>" });
+});
+
+test("text behind the answer belongs to the sequence", () => {
+  const own = { ...prompt, template: "[{}|{}|{}]" };
+  expect(promptOf(example, own)).toBe("[指导 {} 集成|怎么 {} 安装?|");
+  expect(sequenceOf(example, own)).toBe("[指导 {} 集成|怎么 {} 安装?|运行 {} 即可]");
+  expect(decode(trainingSequence(example, { ...options, prompt: own }).tokens)).toBe(
+    "[指导 {} 集成|怎么 {} 安装?|运行 {} 即可]<end>",
+  );
+});
+
+test("a format that could not be read back is not written", () => {
+  expect(() => formatPrompt({ ...prompt, template: "{}" })).toThrow("must hold {} three times");
+});
+
+describe("sequences", () => {
+  test("every token predicts the next; completion: only the answer's tokens are predicted", () => {
+    const { tokens, targets } = trainingSequence(example, options);
+    expect(decode(tokens)).toBe(`${sequenceOf(example, prompt)}<end>`);
+    expect(targets).toEqual([...tokens.slice(1), -1]);
+    const masked = trainingSequence(example, { ...options, loss: "completion" });
+    expect(masked.tokens).toEqual(tokens);
+    expect(decode(masked.targets.filter((t) => t >= 0))).toBe("运行 {} 即可<end>");
+    const last = promptOf(example, prompt).length - 1;
+    expect(masked.targets.findIndex((t) => t >= 0)).toBe(last);
+  });
+
+  test("what is cut or lost is reported", () => {
+    const short: Example = { input: "短", output: "好" };
+    const report = trainingSequences([short, example, { ...short, input: "很长".repeat(40) }], {
+      ...options,
+      loss: "completion",
+      maxLength: 69,
+    });
+    expect(report.truncated).toEqual([
+      { example: 2, length: 72 },
+      { example: 3, length: 132 },
+    ]);
+    expect(report.dropped).toEqual([3]);
+    expect(report.sequences.map(({ tokens }) => tokens.length)).toEqual([53, 69]);
+    expect([report.tokens, report.predicted]).toEqual([122, 2 + 6]);
+    expect(decode(report.sequences[1].targets.filter((t) => t >= 0))).toBe("运行 {} ");
+  });
+
+  const bad: [string, Partial<SequenceOptions>, Example[], string][] = [
+    ["max-length", { maxLength: 1 }, [example], "max-length must be a whole number of at least 2, not 1"],
+    ["max-length", { maxLength: Number.NaN }, [example], "max-length must be a whole number of at least 2, not NaN"],
+    ["loss", { loss: "all" as "full" }, [example], "loss must be one of full, completion, not all"],
+    ["data", {}, [], "there are no examples to train on"],
+    [
+      "max-length",
+      { maxLength: 20, loss: "completion" },
+      [example],
+      "max-length 20 cuts the whole answer off every example, so nothing is left to learn; raise it",
+    ],
+  ];
+  test.each(bad)("%s %#", (option, change, examples, sentence) => {
+    let error: unknown;
+    try {
+      trainingSequences(examples, { ...options, ...change });
+    } catch (e) {
+      error = e;
+    }
+    expect(error).toBeInstanceOf(OptionError);
+    expect([(error as OptionError).option, (error as Error).message]).toEqual([option, sentence]);
+  });
+});
