@@ -23,6 +23,7 @@ interface Case {
 function multiply(machine: Machine, options: Case): { c: Float32Array; expected: Float64Array; bound: number } {
   const { m, n, k, form = "nn", element = "f32", alpha = 1, add, slack = 0, transposedA = false, early } = options;
   const { target } = machine;
+  machine.reset();
   const [aRows, aColumns] = transposedA ? [k, m] : [m, k];
   const [bRows, bColumns] = form === "nt" ? [n, k] : [k, n];
   const lda = aColumns + slack;

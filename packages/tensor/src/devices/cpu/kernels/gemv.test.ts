@@ -19,6 +19,7 @@ interface Case {
 function both(machine: Machine, options: Case): [gemv: Float32Array, gemm: Float32Array] {
   const { element, rows, items, k, slack = 0, alpha = 1, add, early } = options;
   const { target } = machine;
+  machine.reset();
   const n = items * gemvColumns(target, rows);
   const ld = k + slack;
   const ldc = n + slack;

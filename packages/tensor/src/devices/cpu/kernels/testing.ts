@@ -23,6 +23,8 @@ export interface Machine {
    * the beginning.
    */
   allocate(bytes: number, early?: boolean): Memory;
+  /** Gives back all memory that was allocated. */
+  reset(): void;
   compile<const A extends ArgumentTypes>(kernel: Kernel<A>): Run<A>;
 }
 
@@ -46,6 +48,7 @@ function memory(buffer: ArrayBuffer | SharedArrayBuffer, offset: number, bytes: 
   };
 }
 
+const mapped: { start: number; size: number }[] = [];
 const compiled = new Map<unknown, unknown>();
 const compiledWasm = new Map<unknown, unknown>();
 
@@ -55,8 +58,12 @@ export const avx2: Machine = {
   allocate(bytes, early = false) {
     const size = Math.max(PAGE, Math.ceil(bytes / PAGE) * PAGE);
     const start = native!.map(size);
+    mapped.push({ start, size });
     const offset = early ? 0 : size - Math.ceil(bytes / 4) * 4;
     return memory(toArrayBuffer(start as Pointer, 0, size), offset, bytes, start + offset);
+  },
+  reset() {
+    for (const { start, size } of mapped.splice(0)) native!.unmap(start, size);
   },
   compile<const A extends ArgumentTypes>(kernel: Kernel<A>): Run<A> {
     const known = compiled.get(kernel);
@@ -82,15 +89,19 @@ const wasmMemory = new WebAssembly.Memory({ initial: 1, maximum: 65536, shared: 
 const WASM_ARGUMENTS = 8;
 let wasmTop = WASM_PAGE;
 
-/** WebAssembly. Blocks end where memory ends when they are made; a later one may lie behind. */
+/** WebAssembly: one memory without guards between the blocks. */
 export const wasm: Machine = {
   target: WASM,
-  allocate(bytes, early = false) {
-    const size = Math.ceil(bytes / WASM_PAGE) * WASM_PAGE;
-    wasmMemory.grow(size / WASM_PAGE);
-    const address = early ? wasmTop : wasmTop + size - Math.ceil(bytes / 4) * 4;
-    wasmTop += size;
+  allocate(bytes) {
+    const address = wasmTop;
+    wasmTop += Math.ceil(bytes / 4) * 4;
+    const missing = wasmTop - wasmMemory.buffer.byteLength;
+    if (missing > 0) wasmMemory.grow(Math.ceil(missing / WASM_PAGE));
+    new Uint8Array(wasmMemory.buffer, address, bytes).fill(0);
     return memory(wasmMemory.buffer, address, bytes, address);
+  },
+  reset() {
+    wasmTop = WASM_PAGE;
   },
   compile<const A extends ArgumentTypes>(kernel: Kernel<A>): Run<A> {
     const known = compiledWasm.get(kernel);
