@@ -5,6 +5,7 @@ import type { Program } from "../../expr/program.ts";
 import type { Storage } from "../../memory.ts";
 import type {
   AdamWArgs,
+  AttentionOptions,
   DeviceInfo,
   LinearCrossEntropyArgs,
   MatmulOptions,
@@ -13,6 +14,7 @@ import type {
   View,
 } from "../device.ts";
 import { HostDevice } from "../reference/host-device.ts";
+import { attention } from "./attention.ts";
 import { type Block, CpuContext } from "./context.ts";
 import { linearCrossEntropy } from "./cross-entropy.ts";
 import { elementwise, reduce } from "./elementwise.ts";
@@ -127,6 +129,9 @@ export class CpuDevice extends HostDevice {
   }
   override dropout(x: View, rows: View, p: number, key: RandomKey, out: View): void {
     if (!dropout(this.#cpu, x, rows, p, key, out)) super.dropout(x, rows, p, key, out);
+  }
+  override attention(q: View, k: View, v: View, options: AttentionOptions, out: View, lse: View | undefined): void {
+    if (!attention(this.#cpu, q, k, v, options, out, lse)) super.attention(q, k, v, options, out, lse);
   }
   override linearCrossEntropy(args: LinearCrossEntropyArgs): void {
     if (!linearCrossEntropy(this.#cpu, args)) super.linearCrossEntropy(args);

@@ -5,7 +5,7 @@ import type { Program } from "../../../expr/program.ts";
 import type { Builder } from "../lang/builder.ts";
 import { type ArgumentType, defineKernel, type Kernel } from "../lang/kernel.ts";
 import { type F32, type Index, Pointer, type VF } from "../lang/values.ts";
-import { rowPointer } from "./rows.ts";
+import { generatedVectors, rowPointer } from "./rows.ts";
 import { exp, log, maxNaN, minNaN, tanh, toBf16 } from "./vector-math.ts";
 
 type Unary = (k: Builder, a: VF) => VF;
@@ -45,11 +45,15 @@ const BINARY: { readonly [K in BinaryName]: Binary | undefined } = {
   pow: undefined,
 };
 
+/** Operands whose addresses and strides fit a block of arguments. */
+const MAX_OPERANDS = 48;
+
 /** Whether the program has vector code for these types. Integers beyond 2²⁴ are not f32, so they keep to the loops. */
 export function vectorizes(program: Program, dtypes: readonly DType[]): boolean {
   const known = (e: Expr) =>
     (e.node.kind !== "unary" || UNARY[e.node.op] !== undefined) &&
     (e.node.kind !== "binary" || BINARY[e.node.op] !== undefined);
+  if (dtypes.length + program.params > MAX_OPERANDS) return false;
   return dtypes.every((dtype) => dtype === "f32" || dtype === "bf16") && topological(program.root).every(known);
 }
 
@@ -106,7 +110,7 @@ export function elementwiseKernel(program: Program, form: ElementwiseForm): Kern
         const pointer = rowPointer(given[`x${i}`] as Pointer, row, index(`s${i}`));
         return repeated ? pointer.broadcast() : pointer;
       });
-      k.vectors(n, (i, count) => {
+      generatedVectors(k, n, (i, count) => {
         const loaded = inputs.map((input) => (input instanceof Pointer ? input.at(i).load(count) : input));
         const value = evaluate(k, program.root, loaded, params);
         const place = out.at(i);

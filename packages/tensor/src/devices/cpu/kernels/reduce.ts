@@ -4,7 +4,7 @@ import type { Builder } from "../lang/builder.ts";
 import { type ArgumentType, defineKernel, type Kernel } from "../lang/kernel.ts";
 import { type F32, type Index, Pointer, type VF } from "../lang/values.ts";
 import { type ElementwiseForm, evaluate } from "./elementwise.ts";
-import { rowPointer } from "./rows.ts";
+import { generatedVectors, rowPointer } from "./rows.ts";
 import { maxNaN, minNaN } from "./vector-math.ts";
 
 type Form = Pick<ElementwiseForm, "inputs" | "accumulate">;
@@ -51,7 +51,7 @@ export function rowSumKernel(program: Program, form: Form): Kernel {
       });
       const ones = (given.ones as Pointer).fixed();
       const sum = k.variable(k.zero());
-      k.vectors(n, (i, count) => {
+      generatedVectors(k, n, (i, count) => {
         const loaded = inputs.map((input) => (input instanceof Pointer ? input.at(i).load(count) : input));
         const value = evaluate(k, program.root, loaded, params);
         // The program of a lane beyond the end need not be 0.
@@ -83,7 +83,7 @@ export function columnKernel(kind: ReduceKind, program: Program, form: Form): Ke
       const sum = k.variable(k.vector(start));
       k.loop({ to: given.rows as Index, step: PIECE_ROWS }, (row) => {
         const piece = k.variable(k.vector(start));
-        k.repeat((given.rows as Index).sub(row).min(PIECE_ROWS), () => {
+        k.loop({ to: (given.rows as Index).sub(row).min(PIECE_ROWS), maySpill: true }, () => {
           const loaded = inputs.map((input, i) => (form.inputs[i]!.repeated ? input.broadcast() : input.load(count)));
           piece.set(join(piece, evaluate(k, program.root, loaded, params)));
           inputs.forEach((input, i) => {

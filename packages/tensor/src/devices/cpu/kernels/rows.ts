@@ -13,3 +13,11 @@ export function sumOver(k: Builder, n: Index, term: (i: Index, count?: Index) =>
   k.vectors(n, (i, count) => sum.set(sum.add(term(i, count))));
   return sum.sum();
 }
+
+/** `k.vectors` for code made from an expression, which may hold more values at once than there are registers. */
+export function generatedVectors(k: Builder, n: Index, body: (i: Index, count?: Index) => void): void {
+  const whole = n.alignDown(k.lanes);
+  k.loop({ to: whole, step: k.lanes, maySpill: true }, (i) => body(i));
+  const rest = n.sub(whole);
+  k.if(rest.gt(0), () => body(whole, rest));
+}
