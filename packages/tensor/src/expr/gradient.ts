@@ -46,31 +46,40 @@ const BINARY: {
 
 /**
  * Reverse-mode derivative of the scalar expression `root`: for each wanted input, the expression of its gradient given
- * the gradient `g` of the result; undefined where none flows. The branch of a `select` that was not taken gets exactly
- * 0, so its NaN or infinity does not leak.
+ * the gradient `g` of the result; undefined where none flows. The branch of a `select` that was not taken gives exactly
+ * 0, whatever NaN or infinity its derivative would be.
  */
 export function gradients(root: Expr, g: Expr, wanted: readonly number[]): (Expr | undefined)[] {
-  const adjoint = new Map<Expr, Expr>([[root, g]]);
-  const send = (to: Expr, value: Expr | undefined): void => {
-    if (!value || to.node.kind === "const" || to.node.kind === "param") return;
-    const before = adjoint.get(to);
-    adjoint.set(to, before ? before.add(value) : value);
-  };
+  const found = reverse(root, g);
+  return wanted.map((index) => found.get(index));
+}
+
+/** The gradient to every input that one flows to, by index. */
+function reverse(root: Expr, g: Expr): Map<number, Expr> {
   const found = new Map<number, Expr>();
+  const adjoint = new Map<Expr, Expr>([[root, g]]);
+  const add = <K>(to: Map<K, Expr>, key: K, value: Expr): void => {
+    const before = to.get(key);
+    to.set(key, before ? before.add(value) : value);
+  };
+  const send = (to: Expr, value: Expr | undefined): void => {
+    if (value && to.node.kind !== "const" && to.node.kind !== "param") add(adjoint, to, value);
+  };
   for (const e of topological(root).reverse()) {
     const at = adjoint.get(e);
     if (!at) continue;
     const node = e.node;
-    if (node.kind === "input") found.set(node.index, at);
+    if (node.kind === "input") add(found, node.index, at);
     else if (node.kind === "unary") send(node.a, UNARY[node.op](at, node.a, e));
     else if (node.kind === "binary") {
       const [a, b] = BINARY[node.op](at, node.a, node.b, e);
       send(node.a, a);
       send(node.b, b);
     } else if (node.kind === "select") {
-      send(node.a, select(node.test, at, 0));
-      send(node.b, select(node.test, 0, at));
+      // Each branch's gradients are chosen at their ends: a 0 sent into it could meet an infinite derivative.
+      for (const [index, value] of reverse(node.a, at)) add(found, index, select(node.test, value, 0));
+      for (const [index, value] of reverse(node.b, at)) add(found, index, select(node.test, 0, value));
     }
   }
-  return wanted.map((index) => found.get(index));
+  return found;
 }
