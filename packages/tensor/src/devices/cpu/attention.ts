@@ -1,7 +1,7 @@
 // Attention: the items of a call, and the kernels' arguments.
 import type { AttentionOptions, View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
-import { attentionKernel, FORWARD_ITEM_FIELDS, forwardWorkspace } from "./kernels/attention.ts";
+import { attentionKernel, FORWARD_ITEM_FIELDS, forwardWorkspace } from "./kernels/attention-forward.ts";
 import { attentionTile } from "./kernels/attention-tile.ts";
 
 /** Row tiles that an item has at least, so that packing its keys is worth it. */

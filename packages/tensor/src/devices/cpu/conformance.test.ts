@@ -2,8 +2,8 @@ import { describe } from "bun:test";
 import { runDeviceTests } from "../conformance.ts";
 import { CpuDevice } from "./device.ts";
 import { emitters } from "./kernel-library.ts";
-import { isas, missing } from "./runtime/isa.ts";
 import { Runtime } from "./runtime/index.ts";
+import { isas, missing } from "./runtime/isa.ts";
 
 const { cpu } = new Runtime({ emitters, threads: 1 });
 

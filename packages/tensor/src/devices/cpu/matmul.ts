@@ -2,6 +2,7 @@
 import type { MatmulOptions, View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import { gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "./kernels/gemm.ts";
+import { fitsGemv, GEMV_ROWS, gemv, gemvColumns, gemvWorkspaceBytes } from "./kernels/gemv.ts";
 
 /** One matrix of a call: where it begins, and elements from row to row and from column to column. */
 interface Matrix {
@@ -72,7 +73,33 @@ export function matmulAt(cpu: CpuContext, given: Omit<Product, "alpha" | "source
   product(cpu, { ...given, alpha: 1, source });
 }
 
-function product(cpu: CpuContext, { m, n, k, alpha, element, a, b, c, source }: Product): void {
+/** Up to so many rows, products with weights as they lie are made in one or two passes over the weights. */
+const FEW_ROWS = 2 * GEMV_ROWS;
+
+/** Runs a product of few rows; false where `gemv` does not take the sizes. */
+function fewRows(cpu: CpuContext, given: Product): boolean {
+  const { m, n, k, alpha, element, a, b, c, source } = given;
+  const { kernels, threads } = cpu;
+  const fits = (rows: number) => fitsGemv(kernels.target, element, rows, n, k);
+  const most = Math.min(m, GEMV_ROWS);
+  if (m > FEW_ROWS || a.column !== 1 || b.row !== 1 || !fits(most) || !fits(m - most || most)) return false;
+  const { slots, address: workspace } = cpu.workspace(gemvWorkspaceBytes(kernels.target));
+  for (let first = 0; first < m; first += GEMV_ROWS) {
+    const rows = Math.min(GEMV_ROWS, m - first);
+    const items = n / gemvColumns(kernels.target, rows);
+    const values = {
+      ...{ a: a.address + 4 * first * a.row, lda: a.row, w: b.address, ldw: b.column },
+      ...{ c: c.address + 4 * first * c.row, ldc: c.row, alpha, k, slots, workspace },
+      ...{ source: source.address + first * source.row, sourceRow: source.row, sourceColumn: source.column },
+    };
+    kernels.run(gemv[element][rows - 1]!, values, items, Math.max(1, Math.ceil(items / (4 * threads))));
+  }
+  return true;
+}
+
+function product(cpu: CpuContext, given: Product): void {
+  if (fewRows(cpu, given)) return;
+  const { m, n, k, alpha, element, a, b, c, source } = given;
   const { kernels, threads } = cpu;
   const plan = planGemm(kernels.target, m, n, k, threads);
   const workspace = cpu.workspace(gemmWorkspaceBytes(kernels.target));
