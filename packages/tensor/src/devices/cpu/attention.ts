@@ -1,6 +1,14 @@
 // Attention: the items of a call, and the kernels' arguments.
-import type { AttentionOptions, View } from "../device.ts";
+import type { AttentionOptions, Segment, View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
+import {
+  attentionDeltaKernel,
+  attentionKeyGradKernel,
+  attentionQueryGradKernel,
+  backwardWorkspace,
+  KEY_ITEM_FIELDS,
+  QUERY_ITEM_FIELDS,
+} from "./kernels/attention-backward.ts";
 import { attentionKernel, FORWARD_ITEM_FIELDS, forwardWorkspace } from "./kernels/attention-forward.ts";
 import { attentionTile } from "./kernels/attention-tile.ts";
 
@@ -31,6 +39,35 @@ function withItems(cpu: CpuContext, items: readonly number[], body: (address: nu
   });
 }
 
+/** Runs of at most `most` queries of each sequence, for each key/value head. */
+function queryItems(segments: readonly Segment[], most: number, kvHeads: number): number[] {
+  const items: number[] = [];
+  for (const segment of segments) {
+    for (let first = 0; first < segment.queries; first += most) {
+      const queries = Math.min(most, segment.queries - first);
+      const sees = segment.keys - segment.queries + first + 1;
+      for (let head = 0; head < kvHeads; head++) items.push(segment.query + first, queries, segment.key, sees, head);
+    }
+  }
+  return items;
+}
+
+/** Tiles of at most `most` keys of each sequence, for each key/value head. */
+function keyItems(segments: readonly Segment[], most: number, kvHeads: number): number[] {
+  const items: number[] = [];
+  for (const segment of segments) {
+    for (let first = 0; first < segment.keys; first += most) {
+      const keys = Math.min(most, segment.keys - first);
+      const sees = segment.keys - segment.queries + 1 - first;
+      for (let head = 0; head < kvHeads; head++) {
+        items.push(segment.query, segment.queries, segment.key + first, keys, sees, head);
+      }
+    }
+  }
+  return items;
+}
+
+/** Runs attention forward; false where no kernel takes the types and strides. */
 export function attention(
   cpu: CpuContext,
   q: View,
@@ -48,14 +85,7 @@ export function attention(
   const { target } = cpu.kernels;
   const { rows } = attentionTile(target);
   const subtiles = Math.max(1, Math.ceil(ROW_TILES / group));
-  const items: number[] = [];
-  for (const segment of segments) {
-    for (let first = 0; first < segment.queries; first += rows * subtiles) {
-      const queries = Math.min(rows * subtiles, segment.queries - first);
-      const sees = segment.keys - segment.queries + first + 1;
-      for (let head = 0; head < kvHeads; head++) items.push(segment.query + first, queries, segment.key, sees, head);
-    }
-  }
+  const items = queryItems(segments, rows * subtiles, kvHeads);
   if (items.length === 0) return true;
   const space = forwardWorkspace(target, size, group * subtiles);
   const { address: workspace, slots } = cpu.workspace(4 * space.total);
@@ -69,4 +99,71 @@ export function attention(
     cpu.kernels.run(attentionKernel, values, items.length / FORWARD_ITEM_FIELDS);
   });
   return true;
+}
+
+/** Runs attention backward; false where no kernel takes the types and strides. */
+export function attentionBackward(
+  cpu: CpuContext,
+  grad: View,
+  q: View,
+  k: View,
+  v: View,
+  out: View,
+  lse: View,
+  { segments, scale }: AttentionOptions,
+  gradQ: View,
+  gradK: View,
+  gradV: View,
+): boolean {
+  if (!usable([grad, q, k, v, out, gradQ, gradK, gradV])) return false;
+  if (lse.dtype !== "f32" || (lse.shape[1] !== 1 && lse.strides[1] !== 1)) return false;
+  const [queries, heads, size] = q.shape as [number, number, number];
+  const kvHeads = k.shape[1]!;
+  const group = heads / kvHeads;
+  if (size === 0) return false;
+  const { target } = cpu.kernels;
+  const { rows, keys } = attentionTile(target);
+  const subtiles = Math.max(1, Math.ceil(ROW_TILES / group));
+  // Keys that no sequence holds get no gradient.
+  for (const view of [gradK, gradV]) clearUnused(cpu, view, segments);
+  const space = backwardWorkspace(target, size, group * subtiles);
+  const { address: workspace, slots } = cpu.workspace(4 * space.total);
+  cpu.scratch(4 * Math.max(1, heads * queries), (delta) => {
+    const g = operand(cpu, "g", grad);
+    const common = { heads, size, rows: queries, delta, ...g, ...operand(cpu, "o", out) };
+    cpu.kernels.run(attentionDeltaKernel, common, queries, 16);
+    const shared = {
+      ...{ ...operand(cpu, "q", q), ...operand(cpu, "k", k), ...operand(cpu, "v", v), ...g },
+      ...{ lse: cpu.address(lse, "attentionBackward"), lseRows: lse.strides[0]!, delta, deltaRows: queries },
+      ...{ size, group, scale, ...space, workspace, slots },
+    };
+    const queryWork = queryItems(segments, rows * subtiles, kvHeads);
+    withItems(cpu, queryWork, (work) => {
+      const to = { out: cpu.address(gradQ, "attentionBackward"), so: gradQ.strides[0]!, ho: gradQ.strides[1]! };
+      const values = { ...shared, ...to, work, subtiles };
+      cpu.kernels.run(attentionQueryGradKernel, values, queryWork.length / QUERY_ITEM_FIELDS);
+    });
+    const keyWork = keyItems(segments, keys, kvHeads);
+    withItems(cpu, keyWork, (work) => {
+      const values = { ...shared, ...operand(cpu, "dk", gradK), ...operand(cpu, "dv", gradV), work };
+      cpu.kernels.run(attentionKeyGradKernel, values, keyWork.length / KEY_ITEM_FIELDS);
+    });
+  });
+  return true;
+}
+
+/** Zeros in the rows of keys that belong to no sequence. */
+function clearUnused(cpu: CpuContext, view: View, segments: readonly Segment[]): void {
+  const used = new Uint8Array(view.shape[0]!);
+  for (const { key, keys } of segments) used.fill(1, key, key + keys);
+  if (!used.includes(0)) return;
+  cpu.check(view, "attentionBackward");
+  const array = cpu.array(view);
+  const [rows, heads, size] = view.shape as [number, number, number];
+  for (let r = 0; r < rows; r++) {
+    for (let h = 0; h < heads && used[r] === 0; h++) {
+      const first = view.offset + r * view.strides[0]! + h * view.strides[1]!;
+      array.fill(0, first, first + size);
+    }
+  }
 }

@@ -14,7 +14,7 @@ import type {
   View,
 } from "../device.ts";
 import { HostDevice } from "../reference/host-device.ts";
-import { attention } from "./attention.ts";
+import { attention, attentionBackward } from "./attention.ts";
 import { type Block, CpuContext } from "./context.ts";
 import { linearCrossEntropy } from "./cross-entropy.ts";
 import { elementwise, reduce } from "./elementwise.ts";
@@ -132,6 +132,22 @@ export class CpuDevice extends HostDevice {
   }
   override attention(q: View, k: View, v: View, options: AttentionOptions, out: View, lse: View | undefined): void {
     if (!attention(this.#cpu, q, k, v, options, out, lse)) super.attention(q, k, v, options, out, lse);
+  }
+  override attentionBackward(
+    grad: View,
+    q: View,
+    k: View,
+    v: View,
+    out: View,
+    lse: View,
+    options: AttentionOptions,
+    gradQ: View,
+    gradK: View,
+    gradV: View,
+  ): void {
+    if (!attentionBackward(this.#cpu, grad, q, k, v, out, lse, options, gradQ, gradK, gradV)) {
+      super.attentionBackward(grad, q, k, v, out, lse, options, gradQ, gradK, gradV);
+    }
   }
   override linearCrossEntropy(args: LinearCrossEntropyArgs): void {
     if (!linearCrossEntropy(this.#cpu, args)) super.linearCrossEntropy(args);
