@@ -120,7 +120,7 @@ export function attentionBackward(
   const [queries, heads, size] = q.shape as [number, number, number];
   const kvHeads = k.shape[1]!;
   const group = heads / kvHeads;
-  if (size === 0) return false;
+  if (size === 0 || shareKeys(segments)) return false;
   const { target } = cpu.kernels;
   const { rows, keys } = attentionTile(target);
   const subtiles = Math.max(1, Math.ceil(ROW_TILES / group));
@@ -150,6 +150,12 @@ export function attentionBackward(
     });
   });
   return true;
+}
+
+/** Whether a key belongs to two sequences: its gradient has then no one item to own it. */
+function shareKeys(segments: readonly Segment[]): boolean {
+  const inOrder = segments.filter(({ keys }) => keys > 0).sort((a, b) => a.key - b.key);
+  return inOrder.some(({ key }, i) => i > 0 && key < inOrder[i - 1]!.key + inOrder[i - 1]!.keys);
 }
 
 /** Zeros in the rows of keys that belong to no sequence. */
