@@ -1,11 +1,13 @@
 /** What every register machine needs of a kernel before its code can be written: needless moves gone, positions, live intervals. */
 
 import {
+  type Condition,
   conditionReads,
   type Instruction,
   type KernelCode,
   type Loop,
   type Node,
+  type Operand,
   type Reg,
   reads,
 } from "../lang/ir.ts";
@@ -71,6 +73,71 @@ function visit(nodes: readonly Node[], see: (node: Exclude<Node, { kind: "commen
       visit(node.no, see);
     }
   }
+}
+
+/**
+ * Gives innermost loops copies of the integers they only read, so that such a value may lie on the stack elsewhere without
+ * costing a loop anything. Where the original is not needed afterwards the copy takes its place and the move is none.
+ * @returns the number of registers after that
+ */
+export function localize(code: KernelCode): number {
+  let next = code.registers.length;
+  const walk = (nodes: Node[]): void => {
+    for (let i = 0; i < nodes.length; i++) {
+      const node = nodes[i];
+      if (node.kind === "if") {
+        walk(node.yes);
+        walk(node.no);
+      } else if (node.kind === "loop") {
+        let inner = !node.maySpill;
+        const read = new Set<Reg>(conditionReads(node.condition));
+        const written = new Set<Reg>();
+        visit(node.body, (each) => {
+          if (each.kind === "loop") inner = false;
+          if (each.kind === "op") {
+            for (const reg of reads(each)) read.add(reg);
+            if (each.dst) written.add(each.dst);
+          } else for (const reg of conditionReads(each.condition)) read.add(reg);
+        });
+        if (!inner) {
+          walk(node.body);
+          continue;
+        }
+        const copies = new Map<Reg, Reg>();
+        for (const reg of read) {
+          if (reg.type === "index" && !written.has(reg)) copies.set(reg, { kind: "reg", id: next++, type: "index" });
+        }
+        substitute(node, copies);
+        const moves: Node[] = [...copies].map(([from, dst]) => ({ kind: "op", op: "move", dst, args: [from] }));
+        nodes.splice(i, 0, ...moves);
+        i += moves.length;
+      }
+    }
+  };
+  walk(code.body);
+  return next;
+}
+
+/** Replaces what a loop reads. */
+function substitute(loop: Loop, copies: ReadonlyMap<Reg, Reg>): void {
+  const copy = <T extends Operand | undefined>(operand: T): T =>
+    operand?.kind === "reg" ? ((copies.get(operand) ?? operand) as T) : operand;
+  const condition = ({ comparison, left, right }: Condition): Condition => ({
+    comparison,
+    left: copy(left),
+    right: copy(right),
+  });
+  loop.condition = condition(loop.condition);
+  visit(loop.body, (node) => {
+    if (node.kind !== "op") {
+      node.condition = condition(node.condition);
+      return;
+    }
+    node.args = node.args.map(copy);
+    node.count = copy(node.count);
+    const { address } = node;
+    if (address) node.address = { ...address, base: copy(address.base), index: copy(address.index) };
+  });
 }
 
 /**

@@ -237,6 +237,9 @@ class Emitter {
       case "convert":
         this.#push(args[0]);
         return w.op("f32.convert_i32_s");
+      case "first":
+        this.#push(args[0]);
+        return w.firstLane();
       case "reduce": {
         this.#push(args[0]);
         w.tee(this.#spare);
@@ -317,6 +320,8 @@ class Emitter {
       case "splat":
         this.#push(args[0]);
         return w.vector(args[0].type === "f32" ? "f32x4.splat" : "i32x4.splat");
+      case "lanes":
+        return w.v128(new Uint8Array(Int32Array.from({ length: LANES }, (_, i) => imm! + i).buffer));
       case "unpack":
         this.#push(args[0]);
         this.#push(args[1]);

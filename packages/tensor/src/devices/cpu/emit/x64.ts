@@ -16,7 +16,7 @@ import type {
 } from "../lang/ir.ts";
 import { ELEMENT_BYTES, negate } from "../lang/ir.ts";
 import { type Allocation, allocate } from "./allocate.ts";
-import { liveness, removeMoves } from "./prepare.ts";
+import { liveness, localize, removeMoves } from "./prepare.ts";
 
 /** Who saves which registers, and where the argument arrives. */
 export type Abi = "sysv" | "win64";
@@ -44,8 +44,6 @@ const ABIS = {
 } as const;
 const VECTORS = Array.from({ length: 16 }, (_, i) => i);
 const SCRATCH = 3;
-/** Positions of lanes, for masks. */
-const IOTA = new Uint8Array(Int32Array.from({ length: 8 }, (_, i) => i).buffer);
 
 const VECTOR_OPS: { readonly [T in "vf" | "vi" | "vb" | "f32"]: Partial<Record<Op, VexName>> } = {
   vf: {
@@ -111,7 +109,7 @@ class Emitter {
     this.#code = code;
     this.#asm = new Assembler({ listing });
     this.#abi = ABIS[abi];
-    let next = code.registers.length;
+    let next = localize(code);
     const live = liveness(code, (instruction) => {
       const temporaries: Reg[] = needs(instruction).map((type) => ({ kind: "reg", id: next++, type }));
       if (temporaries.length) this.#temporaries.set(instruction, temporaries);
@@ -248,6 +246,12 @@ class Emitter {
   #pool(type: Type, value: number, lanes: number): Memory {
     const values = type === "vi" ? new Int32Array(lanes).fill(value) : new Float32Array(lanes).fill(value);
     return { label: this.#asm.constant(new Uint8Array(values.buffer)) };
+  }
+
+  /** The numbers of the lanes plus `start`. */
+  #lanes(start: number): Memory {
+    const numbers = Int32Array.from({ length: 8 }, (_, i) => start + i);
+    return { label: this.#asm.constant(new Uint8Array(numbers.buffer)) };
   }
 
   /** Where a result goes; a spilled one is stored by `#done`. */
@@ -390,6 +394,7 @@ class Emitter {
         if (type === "f32") return asm.vex("vmovss", 0, [d, this.#pool(type, value, 1)]);
         return asm.vex("vbroadcastss", 256, [d, this.#pool(type, value, 1)]);
       }
+      case "first":
       case "move": {
         const a = this.#v(args[0]);
         if (a !== this.#dst(reg)) asm.vex("vmovaps", length, [this.#dst(reg), a]);
@@ -433,8 +438,14 @@ class Emitter {
         }
         return asm.vex(type === "vf" ? "vcvtdq2ps" : "vcvtps2dq", 256, [d, this.#vm(from)]);
       }
-      case "splat":
-        return asm.vex("vbroadcastss", 256, [this.#dst(reg), this.#v(args[0])]);
+      case "splat": {
+        const d = this.#dst(reg);
+        if (!isGeneral(args[0] as Reg)) return asm.vex("vbroadcastss", 256, [d, this.#v(args[0])]);
+        asm.vex("vmovd", 128, [d, this.#g(args[0] as Reg)]);
+        return asm.vex("vpbroadcastd", 256, [d, d]);
+      }
+      case "lanes":
+        return asm.vex("vmovups", 256, [this.#dst(reg), this.#lanes(instruction.imm!)]);
       case "broadcast": {
         const d = this.#dst(reg);
         const memory = this.#memory(instruction.address!);
@@ -516,7 +527,7 @@ class Emitter {
     const asm = this.#asm;
     asm.vex("vmovd", 128, [d, this.#g(count)]);
     asm.vex("vpbroadcastd", 256, [d, d]);
-    asm.vex("vpcmpgtd", 256, [d, d, { label: asm.constant(IOTA) }]);
+    asm.vex("vpcmpgtd", 256, [d, d, this.#lanes(0)]);
   }
 
   #loadBlock(instruction: Instruction, reg: Reg) {

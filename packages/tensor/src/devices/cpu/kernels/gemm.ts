@@ -18,7 +18,7 @@ import type { Index, Pointer, VF } from "../lang/values.ts";
 /** Inner elements of one round of the tile loop. */
 const UNROLL = 4;
 
-const panelColumns = ({ gemm, lanes }: Target): number => gemm.vectors * lanes;
+export const panelColumns = ({ gemm, lanes }: Target): number => gemm.vectors * lanes;
 /** Columns whose B is packed at a time: some 512. */
 const blockColumns = (target: Target): number => Math.floor(512 / panelColumns(target)) * panelColumns(target);
 
@@ -200,7 +200,7 @@ function gemmKernel(element: "f32" | "bf16", transposed: boolean) {
   });
 }
 
-interface Block {
+export interface Block {
   readonly b: Pointer;
   readonly ldb: Index;
   /** The inner elements p … p + length. */
@@ -236,7 +236,7 @@ function packB(k: Builder, { b, ldb, p, length, column, columnEnd, to }: Block):
 }
 
 /** B given as [n, k], the way weights of linear layers lie, into the same panels. */
-function packBTransposed(k: Builder, { b, ldb, p, length, column, columnEnd, to }: Block): void {
+export function packBTransposed(k: Builder, { b, ldb, p, length, column, columnEnd, to }: Block): void {
   const { vectors } = k.target.gemm;
   const columns = panelColumns(k.target);
   const place = k.variable(to);

@@ -110,6 +110,11 @@ export class Builder {
     return new VI(this, { kind: "immediate", type: "vi", value });
   }
 
+  /** `start`, `start + 1`, … by lane. */
+  laneNumbers(start = 0): VI {
+    return new VI(this, this.result("lanes", "vi", [], start));
+  }
+
   zero(): VF {
     return new VF(this, this.constant("vf", 0));
   }

@@ -83,6 +83,10 @@ export type Op =
   /** A value of another number type; f32 to integer rounds to nearest, ties to even. */
   | "convert"
   | "splat"
+  /** The lanes' numbers plus `imm`. */
+  | "lanes"
+  /** Lane 0. */
+  | "first"
   | "load"
   /** Four elements into 128-bit block `imm` of a vector; the others as in `args[0]`, or 0 where that is missing. */
   | "loadBlock"
@@ -129,7 +133,7 @@ export interface Loop {
 
 export interface If {
   readonly kind: "if";
-  readonly condition: Condition;
+  condition: Condition;
   readonly yes: Node[];
   readonly no: Node[];
 }

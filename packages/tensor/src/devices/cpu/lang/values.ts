@@ -92,6 +92,10 @@ export class Index extends Value {
   toF32(): F32 {
     return new F32(this.k, this.k.result("convert", "f32", [this.reg]));
   }
+  /** The low 32 bits in all lanes. */
+  splat(): VI {
+    return new VI(this.k, this.k.result("splat", "vi", [this.reg]));
+  }
 
   compare(comparison: Comparison, other: IndexLike): Condition {
     return { comparison, left: this.reg, right: this.k.integer(other) };
@@ -358,6 +362,10 @@ export class VF extends Value {
   }
   compare(comparison: Comparison, other: VFLike): VB {
     return this.k.compare("vf", comparison, this.reg, this.k.vector(other).operand);
+  }
+  /** Lane 0. */
+  first(): F32 {
+    return new F32(this.k, this.k.result("first", "f32", [this.reg]));
   }
   /** The sum of all lanes. */
   sum(): F32 {

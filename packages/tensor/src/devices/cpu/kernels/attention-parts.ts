@@ -1,0 +1,155 @@
+/** What the attention kernels share: how work is cut into items, rows packed for the register tiles, and their product. */
+
+import type { Builder } from "../lang/builder.ts";
+import type { Target } from "../lang/target.ts";
+import type { F32, Index, Pointer, VF } from "../lang/values.ts";
+import { packBTransposed, panelColumns } from "./gemm.ts";
+
+/** Rows (queries times heads of a group) that an item may have; a multiple of every target's tile. */
+export const itemRows = ({ gemm }: Target): number => Math.ceil(96 / gemm.rows) * gemm.rows;
+
+/** Keys of a block: whole panels of columns and whole tiles of rows. */
+export function keyBlock(target: Target): number {
+  let keys = panelColumns(target);
+  while (keys < 48 || keys % target.gemm.rows) keys += panelColumns(target);
+  return keys;
+}
+
+/** Words (i32) of the description of an item. */
+export const ITEM = { query: 0, queries: 1, key: 2, keys: 3, kvHead: 4 } as const;
+export const ITEM_WORDS = 5;
+
+/** Tensors [row, head, element] and their strides in elements, as argument fields. */
+export const QKV = {
+  q: "f32*",
+  qRow: "index",
+  qHead: "index",
+  k: "f32*",
+  kRow: "index",
+  kHead: "index",
+  v: "f32*",
+  vRow: "index",
+  vHead: "index",
+} as const;
+
+export const COMMON = {
+  /** From head to head of what holds one number for each head and query. */
+  headStride: "index",
+  /** Query heads that share a key head. */
+  group: "index",
+  /** Elements of a head: a multiple of the target's panel width. */
+  size: "index",
+  scale: "f32",
+  /** The items' descriptions, {@link ITEM_WORDS} each. */
+  items: "i32*",
+  /** One i32 flag a thread, 0 at first. */
+  slots: "i32*",
+  workspace: "f32*",
+} as const;
+
+/** Runs `body` for each query and, within it, each head of the group; `row` counts them. */
+export function eachRow(
+  k: Builder,
+  queries: Index,
+  group: Index,
+  body: (query: Index, head: Index, row: Index) => void,
+): void {
+  const row = k.variable(k.index(0));
+  k.loop({ to: queries }, (query) => {
+    k.loop({ to: group }, (head) => {
+      body(query, head, row);
+      row.increase(1);
+    });
+  });
+}
+
+/** Packs rows one after another into tiles `[element][row of the tile]`. */
+export class RowPacker {
+  readonly #k: Builder;
+  readonly #tile: Pointer;
+  readonly #lane: Index;
+
+  constructor(k: Builder, to: Pointer) {
+    this.#k = k;
+    this.#tile = k.variable(to);
+    this.#lane = k.variable(k.index(0));
+  }
+
+  /** Appends one row of `size` elements, times `factor`. */
+  add(row: Pointer, size: Index, factor?: F32): void {
+    const k = this.#k;
+    const { rows } = k.target.gemm;
+    const from = k.variable(row);
+    const place = k.variable(this.#tile.at(this.#lane));
+    k.repeat(size, () => {
+      const value = from.loadF32();
+      place.store(factor ? value.mul(factor) : value);
+      from.advance(1);
+      place.advance(rows);
+    });
+    this.#lane.increase(1);
+    k.if(this.#lane.eq(rows), () => {
+      this.#lane.set(0);
+      this.#tile.advance(size.mul(rows));
+    });
+  }
+}
+
+export type Sums = readonly (readonly VF[])[];
+
+/** A register tile of variables, as whole as the target's. */
+export function tileSums(k: Builder, initial: (row: number, vector: number) => VF): VF[][] {
+  const { rows, vectors } = k.target.gemm;
+  return Array.from({ length: rows }, (_, r) => Array.from({ length: vectors }, (_, v) => k.variable(initial(r, v))));
+}
+
+/** `sums[r] += Σ over count of a[step·aStep + r·aRow] · b[step·bStep …]`. Strides in elements. */
+export function addProducts(
+  k: Builder,
+  sums: Sums,
+  count: Index,
+  left: { at: Pointer; row: number; step: number },
+  right: { at: Pointer; step: number | Index },
+): void {
+  const a = k.variable(left.at);
+  const b = k.variable(right.at);
+  const bStep = typeof right.step === "number" ? right.step * 4 : right.step.mul(4);
+  k.repeat(count, () => {
+    const values = sums[0].map((_, v) => b.at(v * k.lanes).load());
+    sums.forEach((row, r) => {
+      const factor = a.at(r * left.row).broadcast();
+      row.forEach((sum, v) => {
+        sum.addProduct(factor, values[v]);
+      });
+    });
+    a.advance(left.step);
+    b.advanceBytes(bStep);
+  });
+}
+
+export function storeTile(k: Builder, sums: Sums, to: Pointer, rowStride: number | Index): void {
+  const place = k.variable(to);
+  for (const row of sums) {
+    row.forEach((sum, v) => {
+      place.at(v * k.lanes).store(sum);
+    });
+    place.advance(rowStride);
+  }
+}
+
+/** Keys (or values) `from … to` of a head into panels `[key panel][element][key]`. */
+export function packKeys(k: Builder, head: Pointer, row: Index, size: Index, from: Index, end: Index, to: Pointer) {
+  packBTransposed(k, { b: head, ldb: row, p: k.index(0), length: size, column: from, columnEnd: end, to });
+}
+
+/** Products of a packed tile of rows with the first `count` packed keys, into `to` [row][key of the block]. */
+export function scoreTile(k: Builder, tile: Pointer, keys: Pointer, size: Index, count: Index, to: Pointer): void {
+  const columns = panelColumns(k.target);
+  const panel = k.variable(keys);
+  k.loop({ to: count, step: columns }, (j) => {
+    const sums = tileSums(k, () => k.zero());
+    addProducts(k, sums, size, { at: tile, row: 1, step: k.target.gemm.rows }, { at: panel, step: columns });
+    storeTile(k, sums, to.at(j).fixed(), keyBlock(k.target));
+    panel.advance(size.mul(columns));
+  });
+}

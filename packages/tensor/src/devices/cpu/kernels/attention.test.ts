@@ -1,0 +1,175 @@
+import { describe, expect, test } from "bun:test";
+import { attention, attentionWorkspaceBytes } from "./attention.ts";
+import { ITEM_WORDS, itemRows } from "./attention-parts.ts";
+import { fill, type Machine, machines } from "./testing.ts";
+
+interface Segment {
+  query: number;
+  queries: number;
+  key: number;
+  keys: number;
+}
+
+interface Case {
+  segments: readonly Segment[];
+  heads: number;
+  kvHeads: number;
+  size: number;
+  /** Queries an item takes; as many as fit when absent. */
+  perItem?: number;
+  scale?: number;
+  slack?: number;
+  change?: (q: Float32Array, k: Float32Array, v: Float32Array) => void;
+}
+
+export function inputs(machine: Machine, options: Case) {
+  const { segments, heads, kvHeads, size, slack = 0 } = options;
+  const queries = Math.max(...segments.map((s) => s.query + s.queries));
+  const keys = Math.max(...segments.map((s) => s.key + s.keys));
+  const qRow = heads * size + slack;
+  const kRow = kvHeads * size + slack;
+  const rows = (count: number, row: number, used: number) => (count - 1) * row + used;
+  const q = machine.allocate(4 * rows(queries, qRow, heads * size));
+  const k = machine.allocate(4 * rows(keys, kRow, kvHeads * size));
+  const v = machine.allocate(4 * rows(keys, kRow, kvHeads * size));
+  fill(q.f32, 1);
+  fill(k.f32, 2);
+  fill(v.f32, 3);
+  options.change?.(q.f32, k.f32, v.f32);
+  const group = heads / kvHeads;
+  const perItem = options.perItem ?? Math.floor(itemRows(machine.target) / group);
+  const items: number[] = [];
+  for (const s of segments) {
+    for (let first = 0; first < s.queries; first += perItem) {
+      for (let kvHead = 0; kvHead < kvHeads; kvHead++) {
+        const count = Math.min(perItem, s.queries - first);
+        items.push(s.query + first, count, s.key, s.keys - s.queries + first + 1, kvHead);
+      }
+    }
+  }
+  const table = machine.allocate(items.length * 4);
+  table.i32.set(items);
+  return { queries, keys, qRow, kRow, q, k, v, group, items: items.length / ITEM_WORDS, table };
+}
+
+/** The definition, in f64. */
+function definition(options: Case, given: ReturnType<typeof inputs>) {
+  const { segments, heads, size, scale = 1 } = options;
+  const { queries, qRow, kRow, q, k, v, group } = given;
+  const out = new Float64Array(q.f32.length);
+  const lse = new Float64Array(heads * queries);
+  for (const s of segments) {
+    for (let i = 0; i < s.queries; i++) {
+      for (let h = 0; h < heads; h++) {
+        const kvHead = Math.floor(h / group);
+        const at = (s.query + i) * qRow + h * size;
+        const visible = s.keys - s.queries + i + 1;
+        const scores = Array.from({ length: visible }, (_, j) => {
+          let sum = 0;
+          for (let d = 0; d < size; d++) sum += q.f32[at + d] * k.f32[(s.key + j) * kRow + kvHead * size + d];
+          return scale * sum;
+        });
+        const greatest = Math.max(...scores);
+        const total = scores.reduce((sum, score) => sum + Math.exp(score - greatest), 0);
+        lse[h * queries + s.query + i] = greatest + Math.log(total);
+        scores.forEach((score, j) => {
+          const p = Math.exp(score - greatest) / total;
+          for (let d = 0; d < size; d++) out[at + d] += p * v.f32[(s.key + j) * kRow + kvHead * size + d];
+        });
+      }
+    }
+  }
+  return { out, lse };
+}
+
+function run(machine: Machine, options: Case) {
+  machine.reset();
+  const { heads, size, scale = 1 } = options;
+  const given = inputs(machine, options);
+  const { target } = machine;
+  const out = machine.allocate(given.q.bytes);
+  const lse = machine.allocate(heads * given.queries * 4);
+  const slots = machine.allocate(4);
+  const workspace = machine.allocate(attentionWorkspaceBytes(target, size));
+  workspace.f32.fill(Number.NaN);
+  const kernel = machine.compile(attention);
+  for (let item = 0; item < given.items; item++) {
+    kernel(
+      {
+        ...{ q: given.q.address, k: given.k.address, v: given.v.address, out: out.address, lse: lse.address },
+        ...{ qRow: given.qRow, qHead: size, kRow: given.kRow, kHead: size, vRow: given.kRow, vHead: size },
+        ...{ outRow: given.qRow, outHead: size, headStride: given.queries, group: given.group, size, scale },
+        ...{ items: given.table.address, slots: slots.address, workspace: workspace.address },
+      },
+      item,
+      item + 1,
+    );
+  }
+  expect(slots.i32[0]).toBe(0);
+  return { out: out.f32.slice(), lse: lse.f32.slice(), expected: definition(options, given) };
+}
+
+function check(machine: Machine, options: Case): void {
+  const { out, lse, expected } = run(machine, options);
+  const compare = (name: string, mine: Float32Array, wanted: Float64Array) => {
+    for (let i = 0; i < mine.length; i++) {
+      // Values below 1 in magnitude; scores of some units, exponentials within 1 ulp.
+      if (!(Math.abs(mine[i] - wanted[i]) <= 4e-6 * (1 + Math.abs(wanted[i])))) {
+        throw new Error(`${JSON.stringify(options)}: ${name}[${i}] is ${mine[i]}, expected ${wanted[i]}`);
+      }
+    }
+  };
+  compare("out", out, expected.out);
+  compare("lse", lse, expected.lse);
+}
+
+const one = (queries: number, keys = queries): Segment[] => [{ query: 0, queries, key: 0, keys }];
+
+describe.each(machines.map((machine) => [machine.target.name, machine] as const))("attention on %s", (_, machine) => {
+  test("against the definition", () => {
+    for (const queries of [1, 2, 5, 6, 7, 13, 47, 48, 49, 97])
+      check(machine, { segments: one(queries), heads: 2, kvHeads: 1, size: 32, scale: 0.3 });
+    check(machine, { segments: one(30), heads: 14, kvHeads: 2, size: 64, scale: 0.125, slack: 8 });
+    check(machine, { segments: one(3, 200), heads: 4, kvHeads: 4, size: 16, scale: 2 });
+    check(machine, { segments: one(1, 300), heads: 7, kvHeads: 1, size: 128, scale: 0.1 });
+  });
+
+  test("sequences of one pass do not see each other", () => {
+    const segments = [
+      { query: 0, queries: 10, key: 0, keys: 10 },
+      { query: 10, queries: 1, key: 10, keys: 60 },
+      { query: 11, queries: 50, key: 70, keys: 50 },
+    ];
+    check(machine, { segments, heads: 4, kvHeads: 2, size: 32, scale: 0.5 });
+  });
+
+  test("a row depends on itself alone: not on how queries are grouped, nor on later ones", () => {
+    const whole = run(machine, { segments: one(70), heads: 4, kvHeads: 2, size: 32 });
+    for (const perItem of [1, 5]) {
+      const parts = run(machine, { segments: one(70), heads: 4, kvHeads: 2, size: 32, perItem });
+      expect(parts.out).toEqual(whole.out);
+      expect(parts.lse).toEqual(whole.lse);
+    }
+    const shorter = run(machine, { segments: one(51), heads: 4, kvHeads: 2, size: 32 });
+    expect(shorter.out).toEqual(whole.out.slice(0, 51 * 128));
+    const decoded = run(machine, {
+      segments: [{ query: 0, queries: 1, key: 0, keys: 1 }],
+      heads: 4,
+      kvHeads: 2,
+      size: 32,
+    });
+    expect(decoded.out).toEqual(whole.out.slice(0, 128));
+  });
+
+  test("large scores and NaN", () => {
+    check(machine, { segments: one(20), heads: 1, kvHeads: 1, size: 16, scale: 40 });
+    const { out } = run(machine, {
+      ...{ segments: one(60), heads: 1, kvHeads: 1, size: 16 },
+      change: (q) => q.fill(Number.NaN, 20 * 16, 21 * 16),
+    });
+    out.forEach((value, i) => {
+      if (Math.floor(i / 16) === 20) expect(value).toBeNaN();
+      else expect(Math.abs(value)).toBeLessThan(1);
+    });
+  });
+});
