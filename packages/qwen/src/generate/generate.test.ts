@@ -116,7 +116,9 @@ describe("greedy", () => {
     const model = own(tinyModel());
     expect(await run(model, ids, { maxNewTokens: 0 })).toMatchObject({ tokens: [], finishReason: "length" });
     await expect(run(model, [], {})).rejects.toThrow("the prompt is empty");
-    await expect(run(model, ids, { maxNewTokens: -1 })).rejects.toThrow("maxNewTokens must be at least 0, but is -1");
+    await expect(run(model, ids, { maxNewTokens: -1 })).rejects.toThrow(
+      "maxNewTokens must be a whole number of at least 0, but is -1",
+    );
     await expect(run(model, ids, { topP: 3 })).rejects.toThrow("topP must be");
     await expect(run(model, [77], {})).rejects.toThrow("token 77 of row 0 lies outside");
   });

@@ -93,7 +93,9 @@ export async function* generate(
   options: GenerateOptions,
 ): AsyncGenerator<GenerationStep, void, undefined> {
   const { maxNewTokens = Number.POSITIVE_INFINITY, endTokens = [], signal } = options;
-  if (!(maxNewTokens >= 0)) throw new RangeError(`maxNewTokens must be at least 0, but is ${maxNewTokens}`);
+  if (!(maxNewTokens >= 0 && (Number.isSafeInteger(maxNewTokens) || maxNewTokens === Number.POSITIVE_INFINITY))) {
+    throw new RangeError(`maxNewTokens must be a whole number of at least 0, but is ${maxNewTokens}`);
+  }
   if (ids.length === 0) throw new RangeError("the prompt is empty; generation needs at least one token");
   const positions = model.config.maxPositionEmbeddings;
   if (ids.length > positions) {

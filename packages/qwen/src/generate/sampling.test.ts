@@ -106,6 +106,15 @@ describe("properties", () => {
     );
   });
 
+  test("top-k of any size finds the kth score", () => {
+    fc.assert(
+      fc.property(logits, fc.integer({ min: 1, max: 60 }), (values, topK) => {
+        expect(tokensOf(values, { topK })).toEqual(naive(values, { topK }));
+      }),
+      { numRuns: 1000 },
+    );
+  });
+
   test("the best token stays, and every draw is a candidate", () => {
     fc.assert(
       fc.property(

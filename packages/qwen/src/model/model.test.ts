@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { memory, noGrad, scope, type Tensor } from "@tslm/tensor";
+import { memory, noGrad, resetPeakMemory, scope, type Tensor } from "@tslm/tensor";
 import type { QwenModel } from "./model.ts";
 import { parameterCount, parameterShapes } from "./parameters.ts";
 import { ContextLengthError, nextTokens, passOf } from "./pass.ts";
@@ -67,6 +67,17 @@ describe("forward", () => {
     expect(memory().storages).toBe(before.storages + 1);
     hidden.dispose();
     expect(memory().bytes).toBe(before.bytes);
+  });
+
+  test("needs no more memory for more layers", () => {
+    const peak = (layers: number): number => {
+      const model = own(tinyModel(tinyConfig({ num_hidden_layers: layers })));
+      const before = memory().bytes;
+      resetPeakMemory();
+      noGrad(() => model.hidden(passOf([ids]))).dispose();
+      return memory().peakBytes - before;
+    };
+    expect(peak(5)).toBe(peak(2));
   });
 
   test("refuses what devices would trust", () => {
