@@ -37,7 +37,7 @@ describe.skipIf(missing.length > 0)(
     let device: Device;
     let qwen: Qwen;
     beforeAll(async () => {
-      device = await createDevice("cpu");
+      device = await createDevice("auto");
       qwen = await Qwen.load(weights!, { device });
     });
     afterAll(async () => {
