@@ -95,7 +95,7 @@ describe("wrong usage: status 2, the option or argument named, nothing on stdout
       for (const [i, [name, args]] of queue) results[i].resolve(await command(name, args));
     };
     await Promise.all([work(), work()]);
-  });
+  }, 120_000);
   test.each(cases.map(([name, args, want], i) => [[name, ...args].join(" "), i, want] as const))(
     "%s",
     async (_, i, want) => {

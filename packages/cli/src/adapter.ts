@@ -17,6 +17,11 @@ export interface OpenAdapter {
   readonly prompt: PromptFormat;
 }
 
+/** What an adapter is called: its folder's name. */
+export function adapterName(dir: string): string {
+  return basename(resolve(dir));
+}
+
 /** A model with the adapters that were asked for, none of them attached. */
 export interface OpenModelWithAdapters extends OpenModel {
   readonly adapters: readonly OpenAdapter[];
@@ -42,7 +47,7 @@ export async function openModelWithAdapters(
       context.signal.throwIfAborted();
       const lora = await loadAdapter(dir, model.qwen.model);
       lora.detach();
-      adapters.push({ name: basename(resolve(dir)), dir, lora, prompt: prompts[i] ?? promptFormat(model.name) });
+      adapters.push({ name: adapterName(dir), dir, lora, prompt: prompts[i] ?? promptFormat(model.name) });
     }
     return { ...model, adapters };
   } catch (error) {

@@ -2,7 +2,8 @@ import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type DownloadProgress, HubError, Qwen, resolveModel } from "@tslm/qwen";
-import { createDevice, type Device, setDefaultDevice } from "@tslm/tensor";
+import { createDevice, DEVICE_NAMES, type Device, setDefaultDevice } from "@tslm/tensor";
+
 import { CommandError } from "./errors.ts";
 import { DEFAULT_MODEL, type ModelOptions } from "./options.ts";
 import { bytes, Progress } from "./progress.ts";
@@ -42,8 +43,8 @@ export async function locateModel(context: Context, name: string | undefined): P
   } catch (error) {
     progress.stop();
     if (name !== undefined || !(error instanceof HubError) || ACT_ON.has(error.code)) throw error;
-    const demo = locateDemo();
     terminal.warn(`${DEFAULT_MODEL} is not on this computer and could not be downloaded: ${error.message}`);
+    const demo = locateDemo();
     terminal.warn(
       "using the small bundled demo model instead: it runs the same code, but knows only what the demo needs. " +
         "For the real one, run `bun run download` with a network (about 1 GB), or give a model's folder with --model DIR.",
@@ -98,7 +99,11 @@ export interface OpenModel extends LocatedModel {
 
 /** Makes the device that the options ask for the default one. */
 export async function openDevice({ device: name, threads }: Pick<ModelOptions, "device" | "threads">): Promise<Device> {
-  const device = await createDevice(name, { threads });
+  const known = DEVICE_NAMES.find((one) => one === name);
+  if (known === undefined) {
+    throw new CommandError(`there is no ${name} device in this version; choose one of ${DEVICE_NAMES.join(", ")}`);
+  }
+  const device = await createDevice(known, { threads });
   setDefaultDevice(device);
   return device;
 }

@@ -47,7 +47,8 @@ export class Progress {
   update(done: number, note: string): void {
     const elapsed = performance.now() - this.#started;
     if (elapsed < PATIENCE) return;
-    const left = done > 0 ? `${duration((elapsed / 1000) * (1 / done - 1))} left` : "";
+    // From the first hundredth nothing can be foretold.
+    const left = done >= 0.01 ? `${duration((elapsed / 1000) * (1 / done - 1))} left` : "";
     const percent = `${Math.floor(done * 100)}%`.padStart(4);
     const text = [note, left].filter((part) => part !== "").join(" · ");
     if (this.#terminal.isScreen) {

@@ -1,6 +1,6 @@
 import { Option } from "@commander-js/extra-typings";
 import { createApp, createLogger, LOG_LEVELS, serve as listen, ModelChatter } from "@tslm/server";
-import { openModelWithAdapters } from "../adapter.ts";
+import { adapterName, openModelWithAdapters } from "../adapter.ts";
 import { Interrupted, UsageError } from "../errors.ts";
 import { ADAPTER_MODEL, checked, gathered, integer, modelCommand, notEmpty, option } from "../options.ts";
 import type { Context } from "../run.ts";
@@ -36,14 +36,15 @@ export function serve(context: Context) {
     .action(async (options) => {
       const { terminal, signal } = context;
       context.onInterrupt = () => "The server has ended.";
+      const names = (options.adapter ?? []).map(adapterName);
+      const twice = names.find((name, i) => names.indexOf(name) !== i);
+      if (twice !== undefined) {
+        throw new UsageError(
+          `two adapters are called ${JSON.stringify(twice)}: requests could not tell them apart; rename a folder`,
+        );
+      }
       const open = await openModelWithAdapters(context, options.adapter ?? [], options);
       try {
-        const names = open.adapters.map(({ name }) => name);
-        const twice = names.find((name, i) => names.indexOf(name) !== i);
-        if (twice !== undefined)
-          throw new UsageError(
-            `two adapters are called ${JSON.stringify(twice)}: requests could not tell them apart; rename a folder`,
-          );
         const app = createApp({
           chatter: new ModelChatter(open.qwen, { name: open.name, adapters: open.adapters }),
           logger: createLogger(options.logLevel),

@@ -1,0 +1,85 @@
+import { describe, expect, test } from "bun:test";
+import { existsSync } from "node:fs";
+import { cp, mkdir, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { command, OFFLINE, ROOT, temporaryFolder } from "../support/process.ts";
+import { writeTinyModel } from "../support/tiny-model.ts";
+
+const HAS_DEMO = existsSync(join(ROOT, "models/demo/config.json"));
+
+describe("download", () => {
+  test("no network: says what cannot be reached and what to do, leaves nothing", async () => {
+    await using folder = await temporaryFolder();
+    const { status, stdout, stderr } = await command("download", ["Some/Model", "--cache", folder.path], {
+      env: OFFLINE,
+    });
+    expect(stderr).toContain("127.0.0.1:9 cannot be reached");
+    expect(stderr).toContain("check the network");
+    expect(status).toBe(1);
+    expect(stdout).toBe("");
+    expect(await readdir(folder.path)).toEqual([]);
+  });
+
+  test("what is in the cache needs no network; the folder comes last, alone on stdout", async () => {
+    await using folder = await temporaryFolder();
+    const dir = join(folder.path, "models/Some/Model");
+    await mkdir(dir, { recursive: true });
+    await writeTinyModel(dir);
+    const env = { ...OFFLINE, MODELSCOPE_CACHE: folder.path };
+    const plain = await command("download", ["Some/Model"], { env });
+    expect(plain.stdout).toBe(`${dir}\n`);
+    expect(plain.status).toBe(0);
+    const { stdout } = await command("download", ["Some/Model", "--json"], { env });
+    expect(JSON.parse(stdout)).toEqual({ model: "Some/Model", dir, source: "modelscope", downloaded: false });
+    const asked = await command("ask", ["x", "--model", "Some/Model", "--max-new-tokens", "2", "--json"], { env });
+    expect(asked.status).toBe(0);
+  });
+
+  test.each(["../x", "a/b/c", "Some/Mo del"])("%p is no model's name", async (name) => {
+    const { status, stderr } = await command("download", [name], { env: OFFLINE });
+    expect(stderr).toStartWith("error: ");
+    expect(stderr.trim().split("\n")).toHaveLength(1);
+    expect(status).toBe(1);
+  });
+
+  test("an endpoint that is none", async () => {
+    const { status, stderr } = await command("download", ["--endpoint", "nowhere"], { env: OFFLINE });
+    expect(stderr).toContain('the endpoint "nowhere" is not an address');
+    expect(status).toBe(1);
+  });
+});
+
+describe("no model was named, and there is no network", () => {
+  test("another model is never taken in the place of one that was named", async () => {
+    const args = ["x", "--model", "Qwen/Qwen2.5-0.5B-Instruct", "--json"];
+    const { status, stdout, stderr } = await command("ask", args, { env: OFFLINE });
+    expect(stderr).toContain("cannot be reached");
+    expect(stderr).not.toContain("demo");
+    expect(stdout).toBe("");
+    expect(status).toBe(1);
+  });
+
+  test.skipIf(!HAS_DEMO)(
+    "train takes the demo, says so loudly and how to get the real one; then ask finds it",
+    async () => {
+      await using folder = await temporaryFolder();
+      await mkdir(join(folder.path, "data"));
+      await cp(join(ROOT, "data/input"), join(folder.path, "data/input"), { recursive: true });
+      const options = { cwd: folder.path, env: OFFLINE };
+      const { status, stdout, stderr } = await command("train", ["--json"], options);
+      expect(stderr).toContain(
+        "warning: Qwen/Qwen2.5-0.5B-Instruct is not on this computer and could not be downloaded",
+      );
+      expect(stderr).toContain("using the small bundled demo model instead");
+      expect(stderr).toContain("bun run download");
+      expect(status).toBe(0);
+      const result = JSON.parse(stdout);
+      expect(result.model).toMatchObject({ name: "demo", source: "demo" });
+      const [{ before, after }] = result.samples;
+      expect(after).not.toBe(before);
+      const asked = await command("ask", ["免费空间有多大?", "--adapter", "model/lora_adapter", "--json"], options);
+      expect(asked.status).toBe(0);
+      expect(JSON.parse(asked.stdout).text.length).toBeGreaterThan(0);
+    },
+  );
+});
