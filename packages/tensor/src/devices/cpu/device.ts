@@ -1,6 +1,6 @@
 // The compiled device: the host's own memory, worked on by machine code or WebAssembly on all cores. What has no compiled
 // kernel runs the reference's loops over the same memory.
-import type { DType, TypedArray } from "../../dtype.ts";
+import { BLOCKS, type BlockType, type DType, type TypedArray } from "../../dtype.ts";
 import type { Program } from "../../expr/program.ts";
 import type { Storage } from "../../memory.ts";
 import type {
@@ -20,7 +20,7 @@ import { linearCrossEntropy } from "./cross-entropy.ts";
 import { elementwise, reduce } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
 import { adamW, dropout, RopeTables, rmsNorm, rmsNormBackward, rope } from "./model.ts";
-import { gatherRows, scatterRows } from "./rows.ts";
+import { argmax, gatherRows, scatterRows } from "./rows.ts";
 
 /** How the compiled device is set up. */
 export interface CpuDeviceOptions {
@@ -35,7 +35,7 @@ const PAUSE_MS = 8;
 
 export class CpuDevice extends HostDevice {
   readonly info: DeviceInfo;
-  readonly dtypes: readonly DType[] = ["f32", "bf16", "i32"];
+  readonly dtypes: readonly DType[] = ["f32", "bf16", "i32", ...(Object.keys(BLOCKS) as BlockType[])];
   readonly #cpu: CpuContext;
   readonly #turns = new RopeTables();
   #lastPause = performance.now();
@@ -97,6 +97,9 @@ export class CpuDevice extends HostDevice {
     if (!reduce(this.#cpu, kind, program, params, inputs, out, accumulate)) {
       super.reduce(kind, program, params, inputs, out, accumulate);
     }
+  }
+  override argmax(x: View, out: View): void {
+    if (!argmax(this.#cpu, x, out)) super.argmax(x, out);
   }
   override matmul(a: View, b: View, out: View, options?: MatmulOptions): void {
     if (!matmul(this.#cpu, a, b, out, options)) super.matmul(a, b, out, options);

@@ -1,7 +1,9 @@
-// Rows by index: the embedding, and the key/value cache. Memory is moved, nothing computed, so typed arrays do it.
+// Rows by index (the embedding, the key/value cache) and the largest of a row: memory is moved or read once, so typed
+// arrays do it.
 import { DeviceError } from "../../errors.ts";
 import type { View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
+import { coalesce } from "./iteration.ts";
 
 /** Index values of a contiguous i32 view. */
 function indices(cpu: CpuContext, view: View): Int32Array | undefined {
@@ -51,6 +53,30 @@ export function scatterRows(cpu: CpuContext, src: View, index: View, out: View, 
     const target = out.offset + row * out.strides[0]!;
     if (mode === "add") for (let f = 0; f < features; f++) to[target + f]! += from[source + f]!;
     else to.set(from.subarray(source, source + features) as Float32Array, target);
+  }
+  return true;
+}
+
+/** Index of the largest of each row, NaN before all; false for other types and strides. */
+export function argmax(cpu: CpuContext, x: View, out: View): boolean {
+  const n = x.shape.at(-1) ?? 0;
+  const { sizes, steps } = coalesce(x.shape.slice(0, -1), [x.strides.slice(0, -1), out.strides]);
+  if (x.dtype !== "f32" || out.dtype !== "i32" || n === 0 || sizes.length > 1 || (n > 1 && x.strides.at(-1) !== 1))
+    return false;
+  cpu.check(x, "argmax");
+  cpu.check(out, "argmax");
+  const [from, to] = [cpu.array(x), cpu.array(out)];
+  for (let r = 0; r < (sizes[0] ?? 1); r++) {
+    const first = x.offset + r * (steps[0]![0] ?? 0);
+    let best = first;
+    // A comparison with NaN is false, so the loop ends at the first one.
+    for (let i = first; i < first + n; i++) {
+      const value = from[i]!;
+      if (value <= from[best]!) continue;
+      best = i;
+      if (Number.isNaN(value)) break;
+    }
+    to[out.offset + r * (steps[1]![0] ?? 0)] = best - first;
   }
   return true;
 }

@@ -77,7 +77,7 @@ export function minNaN(a: VF, b: VF): VF {
 /** The upper 16 bits of each lane, rounded to nearest, ties to even; a NaN stays one. To be stored as u16. */
 export function toBf16(x: VF): VI {
   const bits = x.bits();
-  const upper = bits.shr(16);
-  const rounded = bits.add(upper.and(1)).add(0x7fff).shr(16);
-  return x.compare("ne", x).select(upper.or(0x40).float(), rounded.float()).bits();
+  const rounded = bits.add(bits.shr(16).and(1)).add(0x7fff).float();
+  const quiet = bits.or(0x400000).float();
+  return x.compare("ne", x).select(quiet, rounded).bits().shr(16);
 }

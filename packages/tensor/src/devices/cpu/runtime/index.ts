@@ -7,7 +7,7 @@ import { type CpuInfo, detectCpu } from "./cpu-info.ts";
 import type { KernelFunction, NativeHost } from "./host.ts";
 import { chooseIsa, type Isa, IsaError } from "./isa.ts";
 import { type Memory, NativeMemory, WasmMemory } from "./memory.ts";
-import { checkThreads, type KernelIndex, type PoolOptions, WorkerPool } from "./pool.ts";
+import { checkThreads, type KernelIndex, mayShare, type PoolOptions, WorkerPool } from "./pool.ts";
 
 export type { CpuFeatures, CpuInfo } from "./cpu-info.ts";
 export { type Isa, IsaError } from "./isa.ts";
@@ -68,7 +68,7 @@ export class Runtime {
       isa = chooseIsa(this.cpu, emitters, forced);
     }
     this.isa = isa;
-    this.threads = checkThreads(options.threads ?? defaultThreads());
+    this.threads = checkThreads(options.threads ?? (mayShare ? defaultThreads() : 1));
     let kind: Pick<PoolOptions, "memory" | "prelude">;
     if (isa === "wasm") {
       probed?.code.dispose();

@@ -64,9 +64,9 @@ export class WorkerPool {
   constructor(options: PoolOptions) {
     this.options = options;
     this.threads = checkThreads(options.threads);
-    this.words = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4 + FAILURE_BYTES), 0, CONTROL_WORDS);
-    this.table = new Float64Array(new SharedArrayBuffer(8 * (1 + 2 * MAX_KERNELS)));
-    this.mayWait = mayWait();
+    this.words = new Int32Array(sharedBuffer(CONTROL_WORDS * 4 + FAILURE_BYTES, this.threads), 0, CONTROL_WORDS);
+    this.table = new Float64Array(sharedBuffer(8 * (1 + 2 * MAX_KERNELS), this.threads));
+    this.mayWait = this.threads > 1 && mayWait();
   }
 
   /**
@@ -217,6 +217,20 @@ export class WorkerPool {
 export function checkThreads(threads: number): number {
   if (Number.isInteger(threads) && threads >= 1 && threads <= MAX_THREADS) return threads;
   throw new RangeError(`[pool] threads must be a whole number from 1 to ${MAX_THREADS}, not ${threads}`);
+}
+
+/** A browser shares memory with workers only where the page is cross-origin isolated. */
+export const mayShare: boolean =
+  globalThis.SharedArrayBuffer !== undefined &&
+  (globalThis as { crossOriginIsolated?: boolean }).crossOriginIsolated !== false;
+
+/** Memory that threads share; ordinary memory will do for one. */
+function sharedBuffer(bytes: number, threads: number): SharedArrayBuffer {
+  if (threads === 1) return new ArrayBuffer(bytes) as unknown as SharedArrayBuffer;
+  if (mayShare) return new SharedArrayBuffer(bytes);
+  throw new PoolError(
+    "[pool] several threads need a cross-origin isolated page (COOP and COEP headers); use threads: 1",
+  );
 }
 
 /** Browsers forbid their main thread to sleep. */
