@@ -14,7 +14,7 @@ export type {
   View,
 } from "./devices/device.ts";
 export { defaultDevice, reference, setDefaultDevice } from "./devices/registry.ts";
-export { BYTES, type DType, fromBf16, toBf16 } from "./dtype.ts";
+export { BLOCKS, type BlockType, BYTES, type DType, type ElementType, fromBf16, isBlocks, toBf16 } from "./dtype.ts";
 export { DeviceError, DTypeError, FormatError, GradientError, ShapeError, TensorError } from "./errors.ts";
 export { constant, type Expr, select } from "./expr/expr.ts";
 export {
@@ -53,5 +53,6 @@ export { apply, Context, defineOp, type Op, type ResultType } from "./ops/op.ts"
 export { AdamW, type AdamWOptions } from "./optim/adamw.ts";
 export { clipGradNorm } from "./optim/clip.ts";
 export { SCHEDULES, type Schedule, type ScheduleName, schedule } from "./optim/schedule.ts";
+export { QUANTIZABLE, type QuantizableType } from "./quantized/encode.ts";
 export type { Shape } from "./shape.ts";
 export { type Nested, Tensor, type TensorOptions } from "./tensor.ts";

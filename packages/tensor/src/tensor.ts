@@ -1,10 +1,11 @@
 import { type Edge, isGradEnabled, type Node, backward as runBackward } from "./autograd.ts";
 import type { Device, View } from "./devices/device.ts";
 import { defaultDevice } from "./devices/registry.ts";
-import { BYTES, type DType, fromBf16, isFloating, toBf16, typedArray } from "./dtype.ts";
+import { BLOCKS, BYTES, type DType, fromBf16, isBlocks, isFloating, toBf16, typedArray } from "./dtype.ts";
 import { DTypeError, GradientError, ShapeError, TensorError } from "./errors.ts";
 import { Storage, track, untrack } from "./memory.ts";
 import * as ops from "./ops/index.ts";
+import { decodeBlocks } from "./quantized/decode.ts";
 import { checkShape, contiguousStrides, isContiguous, type Shape, show, sizeOf } from "./shape.ts";
 
 /** Where and as what a tensor is made. */
@@ -19,6 +20,15 @@ export interface TensorOptions {
 
 /** Numbers in nested arrays of equal lengths, as `[[1, 2], [3, 4]]`. */
 export type Nested = number | readonly Nested[];
+
+/** @throws ShapeError unless rows are whole blocks */
+function checkBlocks(op: string, dtype: DType, shape: Shape): void {
+  if (!isBlocks(dtype)) return;
+  const { elements } = BLOCKS[dtype];
+  if (shape.length === 0 || shape.at(-1)! % elements !== 0) {
+    throw new ShapeError(op, `rows of ${dtype} are blocks of ${elements} elements; ${show(shape)} has others`);
+  }
+}
 
 /** Frees the storage of tensors that were dropped outside of all scopes without being disposed. */
 const dropped = new FinalizationRegistry<Storage>((storage) => storage.release());
@@ -60,6 +70,7 @@ export class Tensor implements View {
     const dtype = options.dtype ?? "f32";
     const device = options.device ?? defaultDevice();
     if (!device.dtypes.includes(dtype)) throw new DTypeError("empty", `device ${device.info.name} has no ${dtype}`);
+    checkBlocks("empty", dtype, shape);
     const storage = Storage.allocate(device, sizeOf(shape) * BYTES[dtype]);
     return new Tensor(
       { storage, dtype, offset: 0, shape: [...shape], strides: contiguousStrides(shape) },
@@ -73,6 +84,7 @@ export class Tensor implements View {
     if (values.length !== sizeOf(shape)) {
       throw new ShapeError("tensor", `${values.length} numbers do not fill a tensor of shape ${show(shape)}`);
     }
+    if (isBlocks(dtype)) throw new DTypeError("tensor", `make f32 and quantise it with to('${dtype}')`);
     const out = Tensor.empty(shape, options);
     const host = typedArray(dtype, new ArrayBuffer(values.length * BYTES[dtype]), 0, values.length);
     if (dtype === "bf16" && !(values instanceof Uint16Array)) {
@@ -86,10 +98,12 @@ export class Tensor implements View {
   static map(bytes: Uint8Array, shape: Shape, dtype: DType, device: Device = defaultDevice()): Tensor {
     checkShape("map", shape);
     if (!device.dtypes.includes(dtype)) throw new DTypeError("map", `device ${device.info.name} has no ${dtype}`);
+    checkBlocks("map", dtype, shape);
     if (bytes.byteLength !== sizeOf(shape) * BYTES[dtype]) {
       throw new ShapeError("map", `${bytes.byteLength} bytes are not a ${dtype} tensor of shape ${show(shape)}`);
     }
-    const storage = Storage.map(device, bytes, BYTES[dtype]);
+    // Blocks are read byte by byte, wherever they begin.
+    const storage = Storage.map(device, bytes, isBlocks(dtype) ? 1 : BYTES[dtype]);
     return new Tensor({ storage, dtype, offset: 0, shape: [...shape], strides: contiguousStrides(shape) });
   }
 
@@ -123,13 +137,15 @@ export class Tensor implements View {
     return this.node ?? (this.#requiresGrad ? this : undefined);
   }
 
-  /** Waits for the device and copies the elements out, row-major; bf16 comes widened to f32. */
+  /** Waits for the device and copies the elements out, row-major; bf16 and quantised blocks come as f32. */
   async data(): Promise<Float32Array | Float64Array | Int32Array> {
     const bytes = await this.bytes();
+    if (isBlocks(this.dtype)) return Float32Array.from(decodeBlocks(this.dtype, bytes, 0, this.size));
     const values = typedArray(this.dtype, bytes.buffer, bytes.byteOffset, this.size);
-    return values instanceof Uint16Array ? Float32Array.from(values, fromBf16) : values;
+    if (values instanceof Uint16Array) return Float32Array.from(values, fromBf16);
+    return values as Float32Array | Float64Array | Int32Array;
   }
-  /** Waits for the device and copies the elements' bytes out, row-major: bf16 as it is, two bytes each. */
+  /** Waits for the device and copies the elements' bytes out, row-major: bf16 as it is, two bytes each, blocks as they lie. */
   async bytes(): Promise<Uint8Array> {
     this.#check("data");
     const dense = isContiguous(this.shape, this.strides) ? this.alias() : ops.contiguousCopy(this);

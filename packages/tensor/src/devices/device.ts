@@ -58,7 +58,7 @@ export interface AttentionOptions {
 export interface LinearCrossEntropyArgs {
   /** f32 [rows, hidden] */
   readonly hidden: View;
-  /** f32 or bf16 [vocabulary, hidden] */
+  /** f32, bf16 or blocks [vocabulary, hidden] */
   readonly weight: View;
   /** i32 [rows]; a negative target carries no loss and costs nothing. */
   readonly targets: View;
@@ -162,9 +162,13 @@ export interface Device {
   dropout(x: View, rows: View, p: number, key: RandomKey, out: View): void;
   /**
    * a [...batch, m, k] × b [...batch, k, n] → out [...batch, m, n]; transposition and broadcasting are strides.
-   * a and out are f32 (f64 on reference); b may also be bf16 (later quantised blocks).
+   * a and out are f32 (f64 on reference); b may also be bf16, or quantised blocks that run along one of its dimensions.
+   * Where b's blocks run along k (a linear layer's weight) and a has few rows, a device may round a to 8 bits in groups
+   * of 32 first, as llama.cpp does; a row's result then depends on that row and on this choice alone.
    */
   matmul(a: View, b: View, out: View, options?: MatmulOptions): void;
+  /** Rounds x, f32 or bf16, to out's blocks (`q8_0` or `q4_1`, contiguous): see `quantized/encode.ts`. */
+  quantize(x: View, out: View): void;
   /** out[i] = table[index[i]]: table [size, features] of any dtype, index i32 [n], out [n, features]. */
   gatherRows(table: View, index: View, out: View): void;
   /** out[index[i]] = src[i], or += with `add` (in order of i): the way back from gatherRows, and the key/value cache. */

@@ -1,7 +1,7 @@
 import { files } from "#files";
 import type { Device } from "../devices/device.ts";
 import { defaultDevice } from "../devices/registry.ts";
-import { BYTES, type DType, fromF16 } from "../dtype.ts";
+import { BYTES, type DType, type ElementType, fromF16, isBlocks } from "../dtype.ts";
 import { DTypeError, FormatError, TensorError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import type { ByteSource, FileSystem } from "./files.ts";
@@ -19,7 +19,7 @@ export type { TensorInfo } from "./header.ts";
 
 /** Element types read as they lie in the file; F16 is widened to f32. */
 const READABLE: Readonly<Record<string, DType>> = { F32: "f32", F64: "f64", BF16: "bf16", I32: "i32" };
-const NAMES: { readonly [K in DType]: NewTensor["dtype"] } = { f32: "F32", f64: "F64", bf16: "BF16", i32: "I32" };
+const NAMES: { readonly [K in ElementType]: NewTensor["dtype"] } = { f32: "F32", f64: "F64", bf16: "BF16", i32: "I32" };
 
 /** A safetensors file, opened or in memory. */
 export class SafetensorsFile {
@@ -131,6 +131,12 @@ async function* serialize(
       throw new FormatError("safetensors", `${JSON.stringify(name)} cannot name a tensor`);
     }
     const { dtype, shape, size } = tensor;
+    if (isBlocks(dtype)) {
+      throw new DTypeError(
+        "safetensors",
+        `tensor ${name} is ${dtype}, which safetensors has no name for; use writeGguf`,
+      );
+    }
     return { name, tensor, dtype: NAMES[dtype], shape, byteLength: size * BYTES[dtype] };
   });
   const { header, order } = formatHeader(made, metadata);

@@ -1,3 +1,4 @@
+import { isBlocks } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { FILL } from "../expr/program.ts";
 import { show, sizeOf } from "../shape.ts";
@@ -8,10 +9,12 @@ export const embeddingOps = {
   /** Rows of a table picked by index; the gradient adds up where a row was picked more than once. */
   embedding: defineOp<undefined>({
     name: "embedding",
+    blocks: [0],
     infer([table, index]) {
       if (table.rank < 1) throw new ShapeError("embedding", "the table needs at least one dimension");
       if (index.dtype !== "i32") throw new DTypeError("embedding", `indices must be i32, not ${index.dtype}`);
-      return { shape: [...index.shape, ...table.shape.slice(1)], dtype: table.dtype === "bf16" ? "f32" : table.dtype };
+      const dtype = table.dtype === "bf16" || isBlocks(table.dtype) ? "f32" : table.dtype;
+      return { shape: [...index.shape, ...table.shape.slice(1)], dtype };
     },
     forward(context, [table, index]) {
       const out = context.output();
@@ -37,7 +40,7 @@ export const embeddingOps = {
 
 /**
  * PyTorch's `functional.embedding`, and `index_select` along the first dimension. Shapes: table [size, ...features],
- * index i32 [...], result [...index, ...features]. A bf16 table gives f32. Indices are trusted to be inside the table
+ * index i32 [...], result [...index, ...features]. A table of bf16 or of quantised blocks gives f32. Indices are trusted to be inside the table
  * by devices other than the host's; check them where they come in.
  */
 export function embedding(table: Tensor, index: Tensor): Tensor {

@@ -1,4 +1,5 @@
 import type { View } from "../devices/device.ts";
+import { isBlocks } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { broadcastShapes, show, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
@@ -8,7 +9,7 @@ import { broadcastView } from "./views.ts";
 function checkTypes(op: string, a: Tensor, b: Tensor): void {
   if (a.dtype !== "f32" && a.dtype !== "f64")
     throw new DTypeError(op, `the left side must be f32 or f64, not ${a.dtype}; use to('f32')`);
-  if (b.dtype !== a.dtype && !(b.dtype === "bf16" && a.dtype === "f32")) {
+  if (b.dtype !== a.dtype && !(a.dtype === "f32" && (b.dtype === "bf16" || isBlocks(b.dtype)))) {
     throw new DTypeError(op, `element types do not go together: ${a.dtype} × ${b.dtype}`);
   }
 }
@@ -38,6 +39,7 @@ function asRows(x: Tensor): Tensor {
 export const matmulOps = {
   matmul: defineOp<undefined>({
     name: "matmul",
+    blocks: [1],
     infer([a, b]) {
       if (a.rank < 2 || b.rank < 2)
         throw new ShapeError("matmul", `needs matrices: ${show(a.shape)} × ${show(b.shape)}`);
@@ -65,6 +67,7 @@ export const matmulOps = {
   /** x·weightᵀ + bias, weight [out, in] as PyTorch keeps it. */
   linear: defineOp<undefined>({
     name: "linear",
+    blocks: [1],
     infer([x, weight, bias]) {
       if (weight.rank !== 2 || x.rank < 1 || x.shape.at(-1) !== weight.shape[1]) {
         throw new ShapeError(

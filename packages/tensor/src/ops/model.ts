@@ -145,6 +145,7 @@ export const modelOps = {
   /** The gradients are made in the forward pass, while the logits of a block are at hand, and scaled in the backward. */
   linearCrossEntropy: defineOp<LossArgs>({
     name: "linearCrossEntropy",
+    blocks: [1],
     infer([hidden, weight], { targets, scale }) {
       checkFloat("linearCrossEntropy", hidden);
       const [rows, size] = hidden.shape;

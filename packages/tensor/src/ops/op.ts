@@ -1,8 +1,8 @@
 import { isGradEnabled, Node, noGrad } from "../autograd.ts";
 import type { Device } from "../devices/device.ts";
 import { commonDevice } from "../devices/registry.ts";
-import type { DType } from "../dtype.ts";
-import { TensorError } from "../errors.ts";
+import { type DType, isBlocks } from "../dtype.ts";
+import { DTypeError, TensorError } from "../errors.ts";
 import { scope } from "../memory.ts";
 import { type Shape, show } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
@@ -53,6 +53,8 @@ export class Context {
 /** One operation: everything about it in one object. */
 export interface Op<Args> {
   readonly name: string;
+  /** Which inputs, by number, may be quantised blocks: frozen weights where the operation reads rows of them. */
+  readonly blocks?: readonly number[];
   /** Shape and type rule; throws ShapeError or DTypeError. */
   infer(inputs: readonly Tensor[], args: Args): ResultType;
   forward(context: Context, inputs: readonly Tensor[], args: Args): Tensor;
@@ -68,7 +70,13 @@ export function defineOp<Args>(op: Op<Args>): Op<Args> {
 /** Runs an op and records it where a gradient is wanted. */
 export function apply<Args>(op: Op<Args>, inputs: readonly Tensor[], args: Args): Tensor {
   const device = commonDevice(op.name, inputs);
-  for (const t of inputs) {
+  for (const [i, t] of inputs.entries()) {
+    if (isBlocks(t.dtype) && !op.blocks?.includes(i)) {
+      throw new DTypeError(
+        op.name,
+        `takes no ${t.dtype} blocks; they serve as weights of linear, matmul's right side and embedding tables. Use to('f32')`,
+      );
+    }
     if (t.disposed) {
       throw new TensorError(
         op.name,

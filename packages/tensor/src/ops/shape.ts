@@ -1,6 +1,7 @@
-import { type DType, isFloating } from "../dtype.ts";
+import { BLOCKS, type DType, isBlocks, isFloating } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { FILL, IDENTITY } from "../expr/program.ts";
+import { isQuantizable, QUANTIZABLE } from "../quantized/encode.ts";
 import {
   axisOf,
   broadcastShapes,
@@ -43,7 +44,16 @@ function sliced(x: Tensor, { dim, start, length, step }: SliceArgs): Tensor {
 export const shapeOps = {
   reshape: defineOp<Shape>({
     name: "reshape",
-    infer: ([x], shape) => sameType(x, shape),
+    blocks: [0],
+    infer([x], shape) {
+      if (isBlocks(x.dtype) && (shape.at(-1) !== x.shape.at(-1) || !viewStrides(x.shape, x.strides, shape))) {
+        throw new ShapeError(
+          "reshape",
+          `${x.dtype} blocks of ${show(x.shape)} keep their last dimension, not ${show(shape)}`,
+        );
+      }
+      return sameType(x, shape);
+    },
     forward(_context, [x], shape) {
       const strides = viewStrides(x.shape, x.strides, shape);
       return strides ? viewOf(x, shape, strides) : viewOf(contiguousCopy(x), shape, contiguousStrides(shape), 0);
@@ -52,6 +62,7 @@ export const shapeOps = {
   }),
   permute: defineOp<readonly number[]>({
     name: "permute",
+    blocks: [0],
     infer: ([x], dims) =>
       sameType(
         x,
@@ -88,11 +99,22 @@ export const shapeOps = {
   }),
   slice: defineOp<SliceArgs>({
     name: "slice",
-    infer: ([x], { dim, length }) =>
-      sameType(
+    blocks: [0],
+    infer([x], { dim, start, length, step }) {
+      if (isBlocks(x.dtype) && x.strides[dim] === 1) {
+        const { elements } = BLOCKS[x.dtype];
+        if (step !== 1 || start % elements !== 0 || length % elements !== 0) {
+          throw new ShapeError(
+            "slice",
+            `${x.dtype} blocks of ${elements} are not cut: elements ${start} to ${start + length} by ${step} of dimension ${dim}`,
+          );
+        }
+      }
+      return sameType(
         x,
         x.shape.map((n, d) => (d === dim ? length : n)),
-      ),
+      );
+    },
     forward: (_context, [x], args) => sliced(x, args),
     backward(context, grad, args) {
       const [{ shape, dtype }] = context.inputs;
@@ -150,22 +172,43 @@ export const shapeOps = {
   }),
   cast: defineOp<DType>({
     name: "cast",
+    blocks: [0],
     infer([x], dtype) {
+      if (isBlocks(dtype) && !isQuantizable(dtype))
+        throw new DTypeError("cast", `nothing is turned into ${dtype}, only into ${QUANTIZABLE.join(" and ")}`);
+      if (isBlocks(dtype) && isBlocks(x.dtype))
+        throw new DTypeError("cast", `${x.dtype} blocks are not turned into ${dtype}; use to('f32') first`);
+      if (isBlocks(x.dtype) && (dtype !== "f32" || x.rank !== 2))
+        throw new DTypeError("cast", `${x.dtype} blocks decode to f32 matrices, not ${dtype} of ${show(x.shape)}`);
       if (!x.device.dtypes.includes(dtype))
         throw new DTypeError("cast", `device ${x.device.info.name} has no ${dtype}`);
       return { shape: x.shape, dtype };
     },
     forward(context, [x]) {
       const out = context.output();
-      context.device.elementwise(IDENTITY, [], [x], out);
+      if (isBlocks(out.dtype)) context.device.quantize(x, out);
+      else if (isBlocks(x.dtype)) context.device.gatherRows(x, everyRow(x), out);
+      else context.device.elementwise(IDENTITY, [], [x], out);
       return out;
     },
     backward: (context, grad) => [isFloating(context.result.dtype) ? cast(grad, context.inputs[0].dtype) : undefined],
   }),
 } as const;
 
+/** 0, 1, … for each row. */
+function everyRow(x: Tensor): Tensor {
+  const rows = Int32Array.from({ length: x.shape[0] }, (_, i) => i);
+  return Tensor.from(rows, [rows.length], { dtype: "i32", device: x.device });
+}
+
 /** A contiguous copy of the values, outside of the tape. */
 export function contiguousCopy(x: Tensor): Tensor {
+  if (isBlocks(x.dtype)) {
+    throw new DTypeError(
+      "contiguous",
+      `${x.dtype} blocks of ${show(x.shape)} are not copied in another order; use to('f32')`,
+    );
+  }
   const out = Tensor.empty(x.shape, { dtype: x.dtype, device: x.device });
   x.device.elementwise(IDENTITY, [], [x], out);
   return out;

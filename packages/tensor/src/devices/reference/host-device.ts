@@ -74,6 +74,9 @@ export abstract class HostDevice implements Device {
   matmul(a: View, b: View, out: View, options?: MatmulOptions): void {
     loops.matmul(this.#host, a, b, out, options);
   }
+  quantize(x: View, out: View): void {
+    loops.quantize(this.#host, x, out);
+  }
   gatherRows(table: View, index: View, out: View): void {
     loops.gatherRows(this.#host, table, index, out);
   }

@@ -1,4 +1,4 @@
-import { BYTES, type DType, type TypedArray, typedArray } from "../../dtype.ts";
+import { BLOCKS, type BlockType, BYTES, type DType, type TypedArray, typedArray } from "../../dtype.ts";
 import { DeviceError } from "../../errors.ts";
 import type { Storage } from "../../memory.ts";
 import type { DeviceInfo, View } from "../device.ts";
@@ -10,7 +10,7 @@ import { HostDevice } from "./host-device.ts";
  */
 export class ReferenceDevice extends HostDevice {
   readonly info: DeviceInfo = { name: "reference", isa: "js", threads: 1 };
-  readonly dtypes: readonly DType[] = ["f32", "f64", "bf16", "i32"];
+  readonly dtypes: readonly DType[] = ["f32", "f64", "bf16", "i32", ...(Object.keys(BLOCKS) as BlockType[])];
 
   allocate(byteLength: number): Uint8Array {
     try {

@@ -1,7 +1,8 @@
-import type { TypedArray } from "../../dtype.ts";
+import { BYTES, type TypedArray } from "../../dtype.ts";
 import { DeviceError } from "../../errors.ts";
 import { type Join, rowLoop } from "../../expr/javascript.ts";
 import type { Program } from "../../expr/program.ts";
+import { encodeBlocks, type QuantizableType } from "../../quantized/encode.ts";
 import { sizeOf } from "../../shape.ts";
 import type { HostArray, MatmulOptions, RandomKey, ReduceKind, View } from "../device.ts";
 import { philox, toNormal, toUniform } from "./philox.ts";
@@ -159,6 +160,35 @@ export function matmul(host: HostArray, a: View, b: View, out: View, options: Ma
     for (let i = 0; i < m * n; i++) sums[i] += alpha * product[i] + (bias ? bias[i % n] : 0);
     store(host, result, sums);
   });
+}
+
+/** Values quantised at a time: a whole number of blocks. */
+const QUANTIZED_RUN = 8192;
+
+/** The definition of `Device.quantize`. */
+export function quantize(host: HostArray, x: View, out: View): void {
+  const bytes = host(out) as Uint8Array;
+  const array = host(x);
+  let to = out.offset;
+  const n = x.shape.at(-1)!;
+  const run = new Float32Array(Math.min(n, QUANTIZED_RUN));
+  eachRow(x.shape, [x], ([offset]) => {
+    for (let i = 0; i < n; i += QUANTIZED_RUN) {
+      const count = Math.min(QUANTIZED_RUN, n - i);
+      const step = x.strides.at(-1)!;
+      const values = run.subarray(0, count);
+      if (x.dtype === "bf16" && step === 1) widen(array as Uint16Array, offset + i, values);
+      else values.set(readRow(array, x, offset + i * step, step, count));
+      encodeBlocks(out.dtype as QuantizableType, values, bytes, to * BYTES[out.dtype]);
+      to += count;
+    }
+  });
+}
+
+/** bf16 to f32, by the bits. */
+function widen(from: Uint16Array, at: number, into: Float32Array): void {
+  const words = new Uint32Array(into.buffer, into.byteOffset, into.length);
+  for (let i = 0; i < words.length; i++) words[i] = from[at + i] << 16;
 }
 
 function checkRow(op: string, row: number, table: View): void {

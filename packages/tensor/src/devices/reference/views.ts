@@ -1,4 +1,5 @@
-import { fromBf16, type TypedArray, toBf16 } from "../../dtype.ts";
+import { fromBf16, isBlocks, type TypedArray, toBf16 } from "../../dtype.ts";
+import { decodeBlocks } from "../../quantized/decode.ts";
 import { sizeOf } from "../../shape.ts";
 import type { HostArray, View } from "../device.ts";
 
@@ -36,6 +37,7 @@ export function readRow(
   n: number,
   into = new Float64Array(n),
 ): Float64Array {
+  if (isBlocks(view.dtype)) return decodeBlocks(view.dtype, array as Uint8Array, offset, n, into, step);
   if (view.dtype === "bf16") for (let i = 0; i < n; i++) into[i] = fromBf16(array[offset + i * step]);
   else for (let i = 0; i < n; i++) into[i] = array[offset + i * step];
   return into;
