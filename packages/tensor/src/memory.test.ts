@@ -181,4 +181,4 @@ test("1,000 training steps learn XOR and leave the memory as the second step did
   for (const t of [x, y]) t.dispose();
   model.dispose();
   expect(grown()).toBeLessThanOrEqual(0);
-});
+}, 60_000);

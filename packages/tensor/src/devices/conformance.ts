@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { elementwiseTests } from "./conformance/elementwise.ts";
-import type { Bench, Bounds, DeviceTest } from "./conformance/harness.ts";
+import type { Bounds, DeviceTest } from "./conformance/harness.ts";
 import { matmulTests } from "./conformance/matmul.ts";
 import { memoryTests } from "./conformance/memory.ts";
 import { modelTests } from "./conformance/model.ts";
@@ -23,6 +23,9 @@ export interface Skip {
   readonly test: string;
   readonly reason: string;
 }
+
+/** A slow device on a busy machine is no failure. */
+const TIMEOUT_MS = 120_000;
 
 /**
  * Registers the suite for a device: every primitive against `reference`, over shapes, layouts, element types and
@@ -47,14 +50,9 @@ export function runDeviceTests(
       const reason = skip.find((s) => s.test === name)?.reason;
       if (reason !== undefined) test.skip(`${name} (${reason})`, () => {});
       else {
-        test(name, async () => {
-          const bench: Bench = {
-            device,
-            bounds: { product: 4e-6, ...bounds },
-            again: async (threads) => makeDevice(threads),
-          };
-          await run(bench);
-        });
+        const check = (): Promise<void> =>
+          run({ device, bounds: { product: 4e-6, ...bounds }, again: async (threads) => makeDevice(threads) });
+        test(name, check, TIMEOUT_MS);
       }
     }
     test("every skip names a test", () => {

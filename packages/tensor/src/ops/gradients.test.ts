@@ -571,7 +571,7 @@ describe("gradients agree with central differences", () => {
         const fixed = args();
         for (const arrangement of ARRANGEMENTS) await check((...x) => apply(op, x, fixed), inputs, arrangement);
       }
-    });
+    }, 60_000);
   }
   for (const [name, run, cases] of COMPOSED) {
     test(`composed: ${name}`, async () => {
