@@ -13,6 +13,7 @@ export type {
   Segment,
   View,
 } from "./devices/device.ts";
+export { type CpuLimits, measureLimits } from "./devices/limits.ts";
 export { defaultDevice, reference, setDefaultDevice } from "./devices/registry.ts";
 export { BLOCKS, type BlockType, BYTES, type DType, type ElementType, fromBf16, isBlocks, toBf16 } from "./dtype.ts";
 export { DeviceError, DTypeError, FormatError, GradientError, ShapeError, TensorError } from "./errors.ts";

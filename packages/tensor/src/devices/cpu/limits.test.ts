@@ -1,0 +1,38 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { CpuContext } from "./context.ts";
+import { emitters } from "./kernel-library.ts";
+import { accumulators, measureLimits, multiplyAddKernel, READ_FLOATS, readKernel } from "./limits.ts";
+import { missing } from "./runtime/isa.ts";
+
+const probe = new CpuContext({});
+const here = emitters.filter((isa) => missing(isa, probe.runtime.cpu) === undefined);
+afterAll(() => probe.runtime.dispose());
+
+describe.each(here)("limits on %s", (isa) => {
+  test("the kernels do the work that they are counted for", async () => {
+    const cpu = new CpuContext({ isa, threads: 2 });
+    try {
+      cpu.scratch(4 * (2 * READ_FLOATS + 4), (address) => {
+        const numbers = cpu.memory.f32(address, 2 * READ_FLOATS + 4);
+        numbers.fill(1);
+        numbers.set([2, 3]);
+        const out = address + 8 * READ_FLOATS;
+        cpu.kernels.run(multiplyAddKernel, { rounds: 5, x: address, out }, 3);
+        const each = 5 * 4 * accumulators(cpu.kernels.target.vectorRegisters) * 2 * 3;
+        expect([...numbers.subarray(-4)]).toEqual([each, each, each, 1]);
+        cpu.kernels.run(readKernel, { x: address, out }, 2);
+        expect([...numbers.subarray(-4)]).toEqual([READ_FLOATS + 3, READ_FLOATS, each, 1]);
+      });
+    } finally {
+      await cpu.runtime.dispose();
+    }
+  });
+});
+
+test("measures something on every thread count", async () => {
+  const limits = await measureLimits({ threads: 1 });
+  expect(limits.threads).toBe(1);
+  expect(limits.gflops).toBeGreaterThan(0);
+  expect(limits.gbytes).toBeGreaterThan(0);
+  expect(Number.isFinite(limits.gflops + limits.gbytes)).toBe(true);
+});
