@@ -1,6 +1,7 @@
 // Attention: the items of a call, and the kernels' arguments.
 import type { AttentionOptions, Segment, View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
+import { attention as attentionKernel, attentionWorkspaceBytes } from "./kernels/attention.ts";
 import {
   attentionDeltaKernel,
   attentionKeyGradKernel,
@@ -9,8 +10,9 @@ import {
   KEY_ITEM_FIELDS,
   QUERY_ITEM_FIELDS,
 } from "./kernels/attention-backward.ts";
-import { attentionKernel, FORWARD_ITEM_FIELDS, forwardWorkspace } from "./kernels/attention-forward.ts";
+import { ITEM_WORDS, itemRows } from "./kernels/attention-parts.ts";
 import { attentionTile } from "./kernels/attention-tile.ts";
+import { panelColumns } from "./kernels/gemm.ts";
 
 /** Row tiles that an item has at least, so that packing its keys is worth it. */
 const ROW_TILES = 4;
@@ -27,8 +29,23 @@ function operand<N extends string>(cpu: CpuContext, name: N, view: View) {
   >;
 }
 
-/** Writes fields of items as 64-bit integers and runs `body` with their address. */
+/** Address and strides of a [rows, heads, size] view under the forward kernel's names for them. */
+function rowsAndHeads<N extends string>(cpu: CpuContext, name: N, view: View) {
+  const [row, head] = view.strides as [number, number];
+  const values = { [name]: cpu.address(view, "attention"), [`${name}Row`]: row, [`${name}Head`]: head };
+  return values as Record<N | `${N}Row` | `${N}Head`, number>;
+}
+
+/** Writes the words of items and runs `body` with their address. */
 function withItems(cpu: CpuContext, items: readonly number[], body: (address: number) => void): void {
+  cpu.scratch(4 * Math.max(1, items.length), (address) => {
+    cpu.memory.i32(address, items.length).set(items);
+    body(address);
+  });
+}
+
+/** Writes fields of items as 64-bit integers and runs `body` with their address. */
+function withWideItems(cpu: CpuContext, items: readonly number[], body: (address: number) => void): void {
   cpu.scratch(8 * items.length, (address) => {
     const words = cpu.memory.i32(address, 2 * items.length);
     for (const [i, value] of items.entries()) {
@@ -67,7 +84,7 @@ function keyItems(segments: readonly Segment[], most: number, kvHeads: number): 
   return items;
 }
 
-/** Runs attention forward; false where no kernel takes the types and strides. */
+/** Runs attention forward; false where no kernel takes the types, strides and head size. */
 export function attention(
   cpu: CpuContext,
   q: View,
@@ -77,26 +94,28 @@ export function attention(
   out: View,
   lse: View | undefined,
 ): boolean {
-  if (!usable([q, k, v, out]) || (lse && (lse.dtype !== "f32" || lse.strides[1] !== 1))) return false;
-  const [, heads, size] = q.shape as [number, number, number];
+  const { target } = cpu.kernels;
+  const [queries, heads, size] = q.shape as [number, number, number];
+  if (!usable([q, k, v, out]) || size === 0 || size % panelColumns(target) !== 0) return false;
+  if (lse && (lse.dtype !== "f32" || (queries !== 1 && lse.strides[1] !== 1))) return false;
   const kvHeads = k.shape[1]!;
   const group = heads / kvHeads;
-  if (size === 0) return false;
-  const { target } = cpu.kernels;
-  const { rows } = attentionTile(target);
-  const subtiles = Math.max(1, Math.ceil(ROW_TILES / group));
-  const items = queryItems(segments, rows * subtiles, kvHeads);
+  const most = Math.floor(itemRows(target) / group);
+  if (most === 0) return false;
+  const items = queryItems(segments, most, kvHeads);
   if (items.length === 0) return true;
-  const space = forwardWorkspace(target, size, group * subtiles);
-  const { address: workspace, slots } = cpu.workspace(4 * space.total);
-  withItems(cpu, items, (work) => {
+  const { address: workspace, slots } = cpu.workspace(attentionWorkspaceBytes(target, size));
+  withItems(cpu, items, (table) => {
     const values = {
-      ...{ ...operand(cpu, "q", q), ...operand(cpu, "k", k), ...operand(cpu, "v", v) },
-      ...{ out: cpu.address(out, "attention"), so: out.strides[0]!, ho: out.strides[1]! },
-      ...{ lse: lse ? cpu.address(lse, "attention") : 0, lseRows: lse?.strides[0] ?? 0, wantLse: lse ? 1 : 0 },
-      ...{ work, size, group, subtiles, scale, ...space, workspace, slots },
+      ...{ ...rowsAndHeads(cpu, "q", q), ...rowsAndHeads(cpu, "k", k), ...rowsAndHeads(cpu, "v", v) },
+      ...{
+        ...rowsAndHeads(cpu, "out", out),
+        lse: lse ? cpu.address(lse, "attention") : 0,
+        headStride: lse?.strides[0] ?? 0,
+      },
+      ...{ items: table, size, group, scale, workspace, slots },
     };
-    cpu.kernels.run(attentionKernel, values, items.length / FORWARD_ITEM_FIELDS);
+    cpu.kernels.run(attentionKernel, values, items.length / ITEM_WORDS);
   });
   return true;
 }
@@ -138,13 +157,13 @@ export function attentionBackward(
       ...{ size, group, scale, ...space, workspace, slots },
     };
     const queryWork = queryItems(segments, rows * subtiles, kvHeads);
-    withItems(cpu, queryWork, (work) => {
+    withWideItems(cpu, queryWork, (work) => {
       const to = { out: cpu.address(gradQ, "attentionBackward"), so: gradQ.strides[0]!, ho: gradQ.strides[1]! };
       const values = { ...shared, ...to, work, subtiles };
       cpu.kernels.run(attentionQueryGradKernel, values, queryWork.length / QUERY_ITEM_FIELDS);
     });
     const keyWork = keyItems(segments, keys, kvHeads);
-    withItems(cpu, keyWork, (work) => {
+    withWideItems(cpu, keyWork, (work) => {
       const values = { ...shared, ...operand(cpu, "dk", gradK), ...operand(cpu, "dv", gradV), work };
       cpu.kernels.run(attentionKeyGradKernel, values, keyWork.length / KEY_ITEM_FIELDS);
     });
