@@ -1,6 +1,7 @@
 /** What the attention kernels share: how work is cut into items, rows packed for the register tiles, and their product. */
 
 import type { Builder } from "../lang/builder.ts";
+import { eachColumn } from "../lang/math.ts";
 import type { Target } from "../lang/target.ts";
 import type { F32, Index, Pointer, VF } from "../lang/values.ts";
 import { packBTransposed, panelColumns } from "./gemm.ts";
@@ -63,36 +64,32 @@ export function eachRow(
   });
 }
 
-/** Packs rows one after another into tiles `[element][row of the tile]`. */
-export class RowPacker {
-  readonly #k: Builder;
-  readonly #tile: Pointer;
-  readonly #lane: Index;
+/** f32 places for the addresses of an item's rows. */
+export const addressFloats = (target: Target): number => 2 * itemRows(target);
 
-  constructor(k: Builder, to: Pointer) {
-    this.#k = k;
-    this.#tile = k.variable(to);
-    this.#lane = k.variable(k.index(0));
-  }
+/** f32 places for an item's packed rows of `size` elements: storing whole vectors runs past the last one. */
+export const packedFloats = (k: Builder, size: Index): Index => size.mul(itemRows(k.target)).add(k.lanes);
 
-  /** Appends one row of `size` elements, times `factor`. */
-  add(row: Pointer, size: Index, factor?: F32): void {
-    const k = this.#k;
-    const { rows } = k.target.gemm;
-    const from = k.variable(row);
-    const place = k.variable(this.#tile.at(this.#lane));
-    k.repeat(size, () => {
-      const value = from.loadF32();
-      place.store(factor ? value.mul(factor) : value);
-      from.advance(1);
-      place.advance(rows);
+/** Packs rows, times `factor`, into tiles `[element][row of the tile]`; `addresses` (i64) tells where each begins. */
+export function packRows(k: Builder, addresses: Pointer, count: Index, size: Index, to: Pointer, factor?: F32): void {
+  const { rows } = k.target.gemm;
+  const tile = k.variable(to);
+  const last = count.sub(1);
+  k.loop({ to: count, step: rows }, (row) => {
+    // Rows past the end repeat the last one; what they give is not used.
+    const from = Array.from({ length: k.lanes }, (_, i) =>
+      k.pointer(addresses.as("i64").at(row.add(i).min(last)).loadIndex(), "f32"),
+    );
+    const place = k.variable(tile);
+    const scale = factor?.splat();
+    eachColumn(k, from, size, (columns) => {
+      columns.forEach((column, j) => {
+        place.at(j * rows).store(scale ? column.mul(scale) : column);
+      });
+      place.advance(columns.length * rows);
     });
-    this.#lane.increase(1);
-    k.if(this.#lane.eq(rows), () => {
-      this.#lane.set(0);
-      this.#tile.advance(size.mul(rows));
-    });
-  }
+    tile.advance(size.mul(rows));
+  });
 }
 
 export type Sums = readonly (readonly VF[])[];

@@ -1,6 +1,12 @@
 import { describe, expect, test } from "bun:test";
 import { attention, attentionWorkspaceBytes } from "./attention.ts";
-import { ITEM_WORDS, itemRows } from "./attention-parts.ts";
+import {
+  attentionBackwardKeys,
+  attentionBackwardQueries,
+  attentionBackwardWorkspaceBytes,
+  KEY_ITEM_WORDS,
+} from "./attention-gradients.ts";
+import { ITEM_WORDS, itemRows, keyBlock } from "./attention-parts.ts";
 import { fill, type Machine, machines } from "./testing.ts";
 
 interface Segment {
@@ -22,7 +28,7 @@ interface Case {
   change?: (q: Float32Array, k: Float32Array, v: Float32Array) => void;
 }
 
-export function inputs(machine: Machine, options: Case) {
+function inputs(machine: Machine, options: Case) {
   const { segments, heads, kvHeads, size, slack = 0 } = options;
   const queries = Math.max(...segments.map((s) => s.query + s.queries));
   const keys = Math.max(...segments.map((s) => s.key + s.keys));
@@ -123,6 +129,102 @@ function check(machine: Machine, options: Case): void {
   compare("lse", lse, expected.lse);
 }
 
+/** Gradients of `definition` for a given gradient of its result, in f64. */
+function gradients(options: Case, given: ReturnType<typeof inputs>, grad: Float32Array) {
+  const { segments, heads, size, scale = 1 } = options;
+  const { queries, qRow, kRow, q, k, v, group } = given;
+  const { out, lse } = definition(options, given);
+  const dq = new Float64Array(q.f32.length);
+  const dk = new Float64Array(k.f32.length);
+  const dv = new Float64Array(v.f32.length);
+  for (const s of segments) {
+    for (let i = 0; i < s.queries; i++) {
+      for (let h = 0; h < heads; h++) {
+        const at = (s.query + i) * qRow + h * size;
+        let delta = 0;
+        for (let d = 0; d < size; d++) delta += grad[at + d] * out[at + d];
+        for (let j = 0; j < s.keys - s.queries + i + 1; j++) {
+          const key = (s.key + j) * kRow + Math.floor(h / group) * size;
+          let score = 0;
+          let product = 0;
+          for (let d = 0; d < size; d++) {
+            score += q.f32[at + d] * k.f32[key + d];
+            product += grad[at + d] * v.f32[key + d];
+          }
+          const p = Math.exp(scale * score - lse[h * queries + s.query + i]);
+          const ds = scale * p * (product - delta);
+          for (let d = 0; d < size; d++) {
+            dq[at + d] += ds * k.f32[key + d];
+            dk[key + d] += ds * q.f32[at + d];
+            dv[key + d] += p * grad[at + d];
+          }
+        }
+      }
+    }
+  }
+  return { out, lse, dq, dk, dv };
+}
+
+function runBackward(machine: Machine, options: Case) {
+  machine.reset();
+  const { segments, heads, kvHeads, size, scale = 1 } = options;
+  const given = inputs(machine, options);
+  const { target } = machine;
+  const like = (memory: { bytes: number }) => machine.allocate(memory.bytes);
+  const [grad, out, gradQ, gradK, gradV] = [given.q, given.q, given.q, given.k, given.v].map(like);
+  fill(grad.f32, 9);
+  const expected = gradients(options, given, grad.f32);
+  out.f32.set(expected.out);
+  const lse = machine.allocate(heads * given.queries * 4);
+  lse.f32.set(expected.lse);
+  const delta = like(lse);
+  const workspace = machine.allocate(attentionBackwardWorkspaceBytes(target, size));
+  workspace.f32.fill(Number.NaN);
+  const slots = machine.allocate(4);
+  const common = {
+    ...{ q: given.q.address, k: given.k.address, v: given.v.address, grad: grad.address },
+    ...{ qRow: given.qRow, qHead: size, kRow: given.kRow, kHead: size, vRow: given.kRow, vHead: size },
+    ...{ gradRow: given.qRow, gradHead: size, lse: lse.address, delta: delta.address, headStride: given.queries },
+    ...{ group: given.group, size, scale, slots: slots.address, workspace: workspace.address },
+  };
+  const queries = machine.compile(attentionBackwardQueries);
+  const outputs = { out: out.address, outRow: given.qRow, outHead: size };
+  const toQ = { gradQ: gradQ.address, gradQRow: given.qRow, gradQHead: size };
+  for (let item = 0; item < given.items; item++) {
+    queries({ ...common, ...outputs, ...toQ, items: given.table.address }, item, item + 1);
+  }
+  const keyItems: number[] = [];
+  for (const s of segments) {
+    for (let block = 0; block < s.keys; block += keyBlock(target)) {
+      for (let kvHead = 0; kvHead < kvHeads; kvHead++) {
+        const end = Math.min(block + keyBlock(target), s.keys);
+        keyItems.push(s.query, s.queries, s.key, s.keys - s.queries + 1, kvHead, block, end);
+      }
+    }
+  }
+  const table = machine.allocate(keyItems.length * 4);
+  table.i32.set(keyItems);
+  const keys = machine.compile(attentionBackwardKeys);
+  const toK = { gradK: gradK.address, gradKRow: given.kRow, gradKHead: size };
+  const toV = { gradV: gradV.address, gradVRow: given.kRow, gradVHead: size };
+  const chunkQueries = options.perItem ?? Math.floor(itemRows(target) / given.group);
+  keys({ ...common, ...toK, ...toV, items: table.address, chunkQueries }, 0, keyItems.length / KEY_ITEM_WORDS);
+  expect(slots.i32[0]).toBe(0);
+  return { dq: gradQ.f32.slice(), dk: gradK.f32.slice(), dv: gradV.f32.slice(), expected };
+}
+
+function checkBackward(machine: Machine, options: Case): void {
+  const { expected, ...mine } = runBackward(machine, options);
+  for (const name of ["dq", "dk", "dv"] as const) {
+    const greatest = Math.max(...expected[name].map(Math.abs));
+    mine[name].forEach((value, i) => {
+      if (!(Math.abs(value - expected[name][i]) <= 3e-6 * (1 + greatest))) {
+        throw new Error(`${JSON.stringify(options)}: ${name}[${i}] is ${value}, expected ${expected[name][i]}`);
+      }
+    });
+  }
+}
+
 const one = (queries: number, keys = queries): Segment[] => [{ query: 0, queries, key: 0, keys }];
 
 describe.each(machines.map((machine) => [machine.target.name, machine] as const))("attention on %s", (_, machine) => {
@@ -159,6 +261,20 @@ describe.each(machines.map((machine) => [machine.target.name, machine] as const)
       size: 32,
     });
     expect(decoded.out).toEqual(whole.out.slice(0, 128));
+  });
+
+  test("gradients against the definition", () => {
+    for (const queries of [1, 2, 6, 7, 13, 47, 48, 49, 97]) {
+      checkBackward(machine, { segments: one(queries), heads: 2, kvHeads: 1, size: 32, scale: 0.3 });
+    }
+    checkBackward(machine, { segments: one(30), heads: 14, kvHeads: 2, size: 64, scale: 0.125, slack: 8 });
+    checkBackward(machine, { segments: one(3, 200), heads: 4, kvHeads: 4, size: 16, scale: 0.7 });
+    const segments = [
+      { query: 0, queries: 10, key: 0, keys: 10 },
+      { query: 10, queries: 1, key: 10, keys: 60 },
+      { query: 11, queries: 120, key: 70, keys: 120 },
+    ];
+    checkBackward(machine, { segments, heads: 4, kvHeads: 2, size: 32, scale: 0.5, perItem: 7 });
   });
 
   test("large scores and NaN", () => {

@@ -13,15 +13,17 @@ import type { Target } from "../lang/target.ts";
 import type { Index, Pointer } from "../lang/values.ts";
 import {
   addProducts,
+  addressFloats,
   COMMON,
   eachRow,
   ITEM,
   ITEM_WORDS,
   itemRows,
   keyBlock,
+  packedFloats,
   packKeys,
+  packRows,
   QKV,
-  RowPacker,
   scoreTile,
   storeTile,
 } from "./attention-parts.ts";
@@ -36,12 +38,13 @@ function places(target: Target) {
   const sum = maximum + rows;
   const visible = sum + rows;
   const factor = visible + rows;
-  return { scores, maximum, sum, visible, factor, end: factor + rows };
+  const addresses = factor + rows;
+  return { scores, maximum, sum, visible, factor, addresses, end: addresses + addressFloats(target) };
 }
 
 /** Bytes of one thread's workspace for heads of `size` elements. */
 export function attentionWorkspaceBytes(target: Target, size: number): number {
-  return 4 * (places(target).end + (2 * itemRows(target) + keyBlock(target)) * size);
+  return 4 * (places(target).end + target.lanes + (2 * itemRows(target) + keyBlock(target)) * size);
 }
 
 /**
@@ -57,10 +60,10 @@ export const attention = defineKernel(
     const blockKeys = keyBlock(k.target);
     const place = places(k.target);
     const { slot, release } = claimWorkspace(k, args.slots);
-    const workspaceFloats = args.size.mul(2 * itemRows(k.target) + blockKeys).add(place.end);
+    const workspaceFloats = args.size.mul(2 * itemRows(k.target) + blockKeys).add(place.end + k.lanes);
     const workspace = args.workspace.at(slot.mul(workspaceFloats)).fixed();
     const packed = workspace.at(place.end);
-    const outputs = packed.at(args.size.mul(itemRows(k.target))).fixed();
+    const outputs = packed.at(packedFloats(k, args.size)).fixed();
     const keys = outputs.at(args.size.mul(itemRows(k.target))).fixed();
 
     k.loop({ from: k.begin, to: k.end }, (item) => {
@@ -73,9 +76,9 @@ export const attention = defineKernel(
       const keyHead = head(args.k, args.kRow, args.kHead);
       const valueHead = head(args.v, args.vRow, args.vHead);
 
-      const packer = new RowPacker(k, packed);
       eachRow(k, word("queries"), args.group, (query, head, row) => {
-        packer.add(q.at(query.mul(args.qRow).add(head.mul(args.qHead))).fixed(), args.size, args.scale);
+        const from = q.at(query.mul(args.qRow).add(head.mul(args.qHead)));
+        workspace.at(place.addresses).as("i64").at(row).store(from.value());
         workspace
           .as("i32")
           .at(place.visible)
@@ -85,6 +88,7 @@ export const attention = defineKernel(
         workspace.at(place.sum).at(row).store(k.float(0));
       });
       const rowCount = word("queries").mul(args.group);
+      packRows(k, workspace.at(place.addresses), rowCount, args.size, packed, args.scale);
       k.loop({ to: args.size.mul(itemRows(k.target)), step: k.lanes }, (i) => outputs.at(i).store(k.zero()));
 
       const seen = word("keys").add(word("queries")).sub(1);
