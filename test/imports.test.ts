@@ -14,7 +14,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   "packages/lora": ["@tslm/tensor"],
   "apps/server": ["@tslm/tensor", "@tslm/qwen", "@tslm/lora", "@tslm/data"],
   "packages/cli": ["@tslm/tensor", "@tslm/qwen", "@tslm/lora", "@tslm/data", "@tslm/server"],
-  bench: ["@tslm/tensor", "@tslm/qwen", "@tslm/lora", "@tslm/data"],
+  bench: ["@tslm/tensor", "@tslm/qwen", "@tslm/lora", "@tslm/data", "@tslm/cli"],
 };
 
 /** Rooms of the tensor package from the ground up: a room imports itself and the rooms before it. */
