@@ -1,0 +1,148 @@
+import { fileURLToPath } from "node:url";
+import { readExamples } from "@tslm/data";
+import { applyLora, promptFormat, type TrainingSequence, train, trainingSequences } from "@tslm/lora";
+import { nextTokens, passOf, Qwen } from "@tslm/qwen";
+import { type Device, Generator, linear, measureLimits, noGrad, rand, scope, type Tensor } from "@tslm/tensor";
+
+/** What a figure needs. */
+export interface Setting {
+  /** Folder of the model. */
+  readonly dir: string;
+  readonly device: Device;
+  readonly threads: number | undefined;
+}
+
+/** What was measured, and what belongs to it. */
+export interface Measured {
+  readonly value: number;
+  readonly [more: string]: number;
+}
+
+const SEED_DATA = fileURLToPath(new URL("../../data/input/lora_train_data.csv", import.meta.url));
+const LONG_TEXT = "今天天气很好，我们去公园散步。".repeat(80);
+
+/** Seconds that some work takes, its results arrived. */
+async function seconds(device: Device, work: () => unknown): Promise<number> {
+  const started = performance.now();
+  await work();
+  await device.synchronize();
+  return (performance.now() - started) / 1000;
+}
+
+function longPrompt({ tokenizer }: Qwen, length: number): number[] {
+  return tokenizer.encode(LONG_TEXT).slice(0, length);
+}
+
+/** Logits of a prompt's last position, which must be numbers. */
+async function prefill({ model }: Qwen, ids: readonly number[]): Promise<void> {
+  const logits = noGrad(() => scope(() => model.logits(model.hidden(passOf([ids])).slice(0, -1))));
+  const values = await logits.data();
+  logits.dispose();
+  if (!values.every(Number.isFinite)) throw new Error("the logits are not all numbers");
+}
+
+async function withModel<T>({ dir, device }: Setting, body: (qwen: Qwen) => Promise<T>): Promise<T> {
+  const qwen = await Qwen.load(dir, { device });
+  try {
+    // The first call compiles kernels; the first touch of mapped weights reads them from disk.
+    await prefill(qwen, longPrompt(qwen, 32));
+    return await body(qwen);
+  } finally {
+    qwen.dispose();
+  }
+}
+
+/** Trains the adapter that all peers train and gives tokens a second. */
+async function sft(qwen: Qwen, sequences: readonly TrainingSequence[], epochs: number): Promise<Measured> {
+  const config = { r: 8, lora_alpha: 32, lora_dropout: 0.1, target_modules: ["q_proj", "v_proj"] };
+  const lora = applyLora(qwen.model, config, new Generator(0));
+  const options = { epochs, lr: 2e-4, batch: 1, gradAccum: 4, shuffle: false };
+  const { tokens, tokens_per_second, steps } = await train({ model: qwen.model, lora, sequences, options });
+  if (!steps.every(({ loss }) => Number.isFinite(loss))) throw new Error("the loss is not a number");
+  return { value: tokens_per_second, tokens };
+}
+
+/** A product as large as the model's largest layer has it with 512 rows: [512, 896] × [4864, 896]ᵀ, weights bf16. */
+async function gemm({ device, threads }: Setting): Promise<Measured> {
+  const [rows, inner, columns] = [512, 896, 4864];
+  const random = new Generator(1);
+  const x = rand([rows, inner], random.next(), { device });
+  const weight = noGrad(() => rand([columns, inner], random.next(), { device }).sub(0.5).to("bf16"));
+  await checkProduct(x, weight);
+  let best = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < 5; i++) {
+    const time = await seconds(device, () => scope(() => void linear(x, weight)));
+    best = Math.min(best, time);
+  }
+  const { gflops } = await measureLimits({ threads });
+  return { value: (2 * rows * inner * columns) / best / 1e9, peak_gflops: gflops };
+}
+
+/** The first row of the product against the product of sums in another order. */
+async function checkProduct(x: Tensor, weight: Tensor): Promise<void> {
+  const made = noGrad(() => scope(() => linear(x, weight)));
+  const [product, row, weights] = [await made.data(), await x.data(), await weight.data()];
+  made.dispose();
+  const inner = x.shape[1];
+  for (let column = 0; column < weight.shape[0]; column += 97) {
+    let sum = 0;
+    for (let i = inner - 1; i >= 0; i--) sum += row[i] * weights[column * inner + i];
+    if (!(Math.abs(sum - product[column]) < 1e-2)) throw new Error(`the product is wrong in column ${column}`);
+  }
+}
+
+/** Every figure of `bench`, by name, in the order they are measured. */
+export const FIGURES = {
+  /** From nothing to a model that can answer. */
+  async load_s({ dir, device }) {
+    const started = performance.now();
+    const qwen = await Qwen.load(dir, { device });
+    const value = (performance.now() - started) / 1000;
+    qwen.dispose();
+    return { value };
+  },
+  /** 512 prompt tokens in one forward pass, the last position's logits. */
+  prefill512_tokens_per_s(setting) {
+    return withModel(setting, async (qwen) => {
+      const ids = longPrompt(qwen, 512);
+      await prefill(qwen, ids);
+      return { value: ids.length / (await seconds(setting.device, () => prefill(qwen, ids))) };
+    });
+  },
+  /** One sequence, a token at a time, after a prompt of 32: 32 tokens after the first. */
+  decode_tokens_per_s(setting) {
+    return withModel(setting, async (qwen) => {
+      const times: number[] = [];
+      for await (const { token } of qwen.generate(longPrompt(qwen, 32), { maxNewTokens: 33, endTokens: [] })) {
+        if (token !== undefined) times.push(performance.now());
+      }
+      return { value: (times.length - 1) / ((times[times.length - 1] - times[0]) / 1000) };
+    });
+  },
+  /** The program's five rows, three epochs. */
+  sft_tokens_per_s(setting) {
+    return withModel(setting, async (qwen) => {
+      const endTokenId = qwen.tokenizer.tokenToId("<|im_end|>") ?? qwen.generationConfig.eosTokenIds[0];
+      const encode = (text: string): number[] => qwen.tokenizer.encode(text);
+      const examples = await readExamples(SEED_DATA);
+      const { sequences } = trainingSequences(examples, { prompt: promptFormat("bench"), encode, endTokenId });
+      return sft(qwen, sequences, 3);
+    });
+  },
+  /** The same adapter, 4 sequences of 512 tokens, one step. */
+  sft512_tokens_per_s(setting) {
+    return withModel(setting, (qwen) => {
+      const tokens = longPrompt(qwen, 512);
+      return sft(qwen, Array(4).fill({ tokens, targets: [...nextTokens(tokens)] }), 1);
+    });
+  },
+  /** The engine's matrix product beside what the processor gives at most. */
+  gemm_gflops: gemm,
+  /** Memory read in order by all cores. */
+  async read_gbytes_per_s({ threads }) {
+    return { value: (await measureLimits({ threads })).gbytes };
+  },
+} satisfies Record<string, (setting: Setting) => Promise<Measured>>;
+
+export type FigureName = keyof typeof FIGURES;
+export const FIGURE_NAMES = Object.keys(FIGURES) as FigureName[];
