@@ -5,19 +5,19 @@ import { Tensor } from "../tensor.ts";
 import { mul } from "./elementwise.ts";
 import { apply, defineOp } from "./op.ts";
 
-interface RopeArgs {
+export interface RopeArgs {
   readonly positions: Tensor;
   readonly frequencies: Tensor;
   readonly inverse: boolean;
 }
 
-interface DropoutArgs {
+export interface DropoutArgs {
   readonly p: number;
   readonly key: RandomKey;
   readonly rows: Tensor;
 }
 
-interface LossArgs {
+export interface LossArgs {
   readonly targets: Tensor;
   readonly scale: Tensor;
 }

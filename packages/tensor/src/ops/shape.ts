@@ -25,7 +25,7 @@ function viewOf(x: Tensor, shape: Shape, strides: readonly number[], offset = x.
 
 const sameType = (x: Tensor, shape: Shape): ResultType => ({ shape, dtype: x.dtype });
 
-interface SliceArgs {
+export interface SliceArgs {
   readonly dim: number;
   readonly start: number;
   readonly length: number;
