@@ -3,34 +3,27 @@ import type { AttentionOptions, Segment, View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import { attention as attentionKernel, attentionWorkspaceBytes } from "./kernels/attention.ts";
 import {
-  attentionDeltaKernel,
-  attentionKeyGradKernel,
-  attentionQueryGradKernel,
-  backwardWorkspace,
-  KEY_ITEM_FIELDS,
-  QUERY_ITEM_FIELDS,
-} from "./kernels/attention-backward.ts";
-import { ITEM_WORDS, itemRows } from "./kernels/attention-parts.ts";
-import { attentionTile } from "./kernels/attention-tile.ts";
+  attentionBackwardKeys,
+  attentionBackwardQueries,
+  attentionBackwardWorkspaceBytes,
+  KEY_ITEM_WORDS,
+} from "./kernels/attention-gradients.ts";
+import { ITEM_WORDS, itemRows, keyBlock } from "./kernels/attention-parts.ts";
 import { panelColumns } from "./kernels/gemm.ts";
 
-/** Row tiles that an item has at least, so that packing its keys is worth it. */
-const ROW_TILES = 4;
-
-const usable = (views: readonly (View | undefined)[]) =>
-  views.every((view) => view === undefined || (view.dtype === "f32" && (view.shape[2] === 1 || view.strides[2] === 1)));
-
-/** Address and strides of a [rows, heads, size] view under a kernel's names for them. */
-function operand<N extends string>(cpu: CpuContext, name: N, view: View) {
-  const [row, head] = view.strides as [number, number];
-  return { [name]: cpu.address(view, "attention"), [`s${name}`]: row, [`h${name}`]: head } as Record<
-    N | `s${N}` | `h${N}`,
-    number
-  >;
+/** Query heads that share a key head, when the kernels take these views; undefined where the reference's loops must. */
+function groupOf(cpu: CpuContext, q: View, k: View, rows: readonly View[], perQuery: readonly (View | undefined)[]) {
+  const { target } = cpu.kernels;
+  const [, heads, size] = q.shape as [number, number, number];
+  const dense = rows.every((view) => view.dtype === "f32" && view.strides[2] === 1);
+  const numbers = perQuery.every((view) => view === undefined || (view.dtype === "f32" && view.strides[1] === 1));
+  const group = heads / k.shape[1]!;
+  const fits = size > 0 && size % panelColumns(target) === 0 && group <= itemRows(target);
+  return dense && numbers && fits ? group : undefined;
 }
 
-/** Address and strides of a [rows, heads, size] view under the forward kernel's names for them. */
-function rowsAndHeads<N extends string>(cpu: CpuContext, name: N, view: View) {
+/** Address and strides of a [rows, heads, size] view under the kernels' names for them. */
+function operand<N extends string>(cpu: CpuContext, name: N, view: View) {
   const [row, head] = view.strides as [number, number];
   const values = { [name]: cpu.address(view, "attention"), [`${name}Row`]: row, [`${name}Head`]: head };
   return values as Record<N | `${N}Row` | `${N}Head`, number>;
@@ -38,20 +31,8 @@ function rowsAndHeads<N extends string>(cpu: CpuContext, name: N, view: View) {
 
 /** Writes the words of items and runs `body` with their address. */
 function withItems(cpu: CpuContext, items: readonly number[], body: (address: number) => void): void {
-  cpu.scratch(4 * Math.max(1, items.length), (address) => {
+  cpu.scratch(4 * items.length, (address) => {
     cpu.memory.i32(address, items.length).set(items);
-    body(address);
-  });
-}
-
-/** Writes fields of items as 64-bit integers and runs `body` with their address. */
-function withWideItems(cpu: CpuContext, items: readonly number[], body: (address: number) => void): void {
-  cpu.scratch(8 * items.length, (address) => {
-    const words = cpu.memory.i32(address, 2 * items.length);
-    for (const [i, value] of items.entries()) {
-      words[2 * i] = value;
-      words[2 * i + 1] = 0;
-    }
     body(address);
   });
 }
@@ -69,16 +50,13 @@ function queryItems(segments: readonly Segment[], most: number, kvHeads: number)
   return items;
 }
 
-/** Tiles of at most `most` keys of each sequence, for each key/value head. */
+/** Blocks of at most `most` keys of each sequence, for each key/value head. */
 function keyItems(segments: readonly Segment[], most: number, kvHeads: number): number[] {
   const items: number[] = [];
-  for (const segment of segments) {
-    for (let first = 0; first < segment.keys; first += most) {
-      const keys = Math.min(most, segment.keys - first);
-      const sees = segment.keys - segment.queries + 1 - first;
-      for (let head = 0; head < kvHeads; head++) {
-        items.push(segment.query, segment.queries, segment.key + first, keys, sees, head);
-      }
+  for (const { query, queries, key, keys } of segments) {
+    for (let first = 0; first < keys; first += most) {
+      const end = Math.min(first + most, keys);
+      for (let head = 0; head < kvHeads; head++) items.push(query, queries, key, keys - queries + 1, head, first, end);
     }
   }
   return items;
@@ -94,25 +72,17 @@ export function attention(
   out: View,
   lse: View | undefined,
 ): boolean {
+  const group = groupOf(cpu, q, k, [q, k, v, out], [lse]);
+  if (group === undefined) return false;
   const { target } = cpu.kernels;
-  const [queries, heads, size] = q.shape as [number, number, number];
-  if (!usable([q, k, v, out]) || size === 0 || size % panelColumns(target) !== 0) return false;
-  if (lse && (lse.dtype !== "f32" || (queries !== 1 && lse.strides[1] !== 1))) return false;
-  const kvHeads = k.shape[1]!;
-  const group = heads / kvHeads;
-  const most = Math.floor(itemRows(target) / group);
-  if (most === 0) return false;
-  const items = queryItems(segments, most, kvHeads);
+  const size = q.shape[2]!;
+  const items = queryItems(segments, Math.floor(itemRows(target) / group), k.shape[1]!);
   if (items.length === 0) return true;
   const { address: workspace, slots } = cpu.workspace(attentionWorkspaceBytes(target, size));
   withItems(cpu, items, (table) => {
     const values = {
-      ...{ ...rowsAndHeads(cpu, "q", q), ...rowsAndHeads(cpu, "k", k), ...rowsAndHeads(cpu, "v", v) },
-      ...{
-        ...rowsAndHeads(cpu, "out", out),
-        lse: lse ? cpu.address(lse, "attention") : 0,
-        headStride: lse?.strides[0] ?? 0,
-      },
+      ...{ ...operand(cpu, "q", q), ...operand(cpu, "k", k), ...operand(cpu, "v", v), ...operand(cpu, "out", out) },
+      ...{ lse: lse ? cpu.address(lse, "attention") : 0, headStride: lse?.strides[0] ?? 0 },
       ...{ items: table, size, group, scale, workspace, slots },
     };
     cpu.kernels.run(attentionKernel, values, items.length / ITEM_WORDS);
@@ -120,7 +90,7 @@ export function attention(
   return true;
 }
 
-/** Runs attention backward; false where no kernel takes the types and strides. */
+/** Runs attention backward; false where no kernel takes the types, strides and head size. */
 export function attentionBackward(
   cpu: CpuContext,
   grad: View,
@@ -134,38 +104,36 @@ export function attentionBackward(
   gradK: View,
   gradV: View,
 ): boolean {
-  if (!usable([grad, q, k, v, out, gradQ, gradK, gradV])) return false;
-  if (lse.dtype !== "f32" || (lse.shape[1] !== 1 && lse.strides[1] !== 1)) return false;
-  const [queries, heads, size] = q.shape as [number, number, number];
-  const kvHeads = k.shape[1]!;
-  const group = heads / kvHeads;
-  if (size === 0 || shareKeys(segments)) return false;
+  const group = groupOf(cpu, q, k, [grad, q, k, v, out, gradQ, gradK, gradV], [lse]);
+  if (group === undefined || shareKeys(segments)) return false;
   const { target } = cpu.kernels;
-  const { rows, keys } = attentionTile(target);
-  const subtiles = Math.max(1, Math.ceil(ROW_TILES / group));
+  const [, heads, size] = q.shape as [number, number, number];
+  const chunkQueries = Math.floor(itemRows(target) / group);
   // Keys that no sequence holds get no gradient.
   for (const view of [gradK, gradV]) clearUnused(cpu, view, segments);
-  const space = backwardWorkspace(target, size, group * subtiles);
-  const { address: workspace, slots } = cpu.workspace(4 * space.total);
-  cpu.scratch(4 * Math.max(1, heads * queries), (delta) => {
-    const g = operand(cpu, "g", grad);
-    const common = { heads, size, rows: queries, delta, ...g, ...operand(cpu, "o", out) };
-    cpu.kernels.run(attentionDeltaKernel, common, queries, 16);
+  const forQueries = queryItems(segments, chunkQueries, k.shape[1]!);
+  if (forQueries.length === 0) return true;
+  const forKeys = keyItems(segments, keyBlock(target), k.shape[1]!);
+  const { address: workspace, slots } = cpu.workspace(attentionBackwardWorkspaceBytes(target, size));
+  const headStride = lse.strides[0]!;
+  cpu.scratch(4 * heads * headStride, (delta) => {
     const shared = {
-      ...{ ...operand(cpu, "q", q), ...operand(cpu, "k", k), ...operand(cpu, "v", v), ...g },
-      ...{ lse: cpu.address(lse, "attentionBackward"), lseRows: lse.strides[0]!, delta, deltaRows: queries },
-      ...{ size, group, scale, ...space, workspace, slots },
+      ...{ ...operand(cpu, "q", q), ...operand(cpu, "k", k), ...operand(cpu, "v", v), ...operand(cpu, "grad", grad) },
+      ...{ lse: cpu.address(lse, "attentionBackward"), delta, headStride, size, group, scale, workspace, slots },
     };
-    const queryWork = queryItems(segments, rows * subtiles, kvHeads);
-    withWideItems(cpu, queryWork, (work) => {
-      const to = { out: cpu.address(gradQ, "attentionBackward"), so: gradQ.strides[0]!, ho: gradQ.strides[1]! };
-      const values = { ...shared, ...to, work, subtiles };
-      cpu.kernels.run(attentionQueryGradKernel, values, queryWork.length / QUERY_ITEM_FIELDS);
+    withItems(cpu, forQueries, (items) => {
+      const values = { ...shared, ...operand(cpu, "out", out), ...operand(cpu, "gradQ", gradQ), items };
+      cpu.kernels.run(attentionBackwardQueries, values, forQueries.length / ITEM_WORDS);
     });
-    const keyWork = keyItems(segments, keys, kvHeads);
-    withWideItems(cpu, keyWork, (work) => {
-      const values = { ...shared, ...operand(cpu, "dk", gradK), ...operand(cpu, "dv", gradV), work };
-      cpu.kernels.run(attentionKeyGradKernel, values, keyWork.length / KEY_ITEM_FIELDS);
+    withItems(cpu, forKeys, (items) => {
+      const values = {
+        ...shared,
+        ...operand(cpu, "gradK", gradK),
+        ...operand(cpu, "gradV", gradV),
+        items,
+        chunkQueries,
+      };
+      cpu.kernels.run(attentionBackwardKeys, values, forKeys.length / KEY_ITEM_WORDS);
     });
   });
   return true;
