@@ -53,25 +53,34 @@ function wordShare(text: string): number {
   return visible === "" ? 0 : (visible.match(/[\p{L}\p{N}]/gu)?.length ?? 0) / [...visible].length;
 }
 
+/** How an answer is broken. */
+export interface Breakage {
+  /** A base model may repeat itself too; what is meaningless comes from training. */
+  kind: "repetition" | "meaningless";
+  /** Continues the sentence `The answer …`. */
+  how: string;
+}
+
 /**
- * What makes an answer that of a broken model, in words; undefined for an answer that reads as one. `known` are texts
- * that are in order (question, expected answer): what they do, the answer may do.
+ * What makes an answer that of a broken model; undefined for an answer that reads as one. `known` are texts that are in
+ * order (question, expected answer): what they do, the answer may do.
  */
-export function brokenAnswer(answer: string, known: readonly string[]): string | undefined {
+export function brokenAnswer(answer: string, known: readonly string[]): Breakage | undefined {
+  const repetition = (how: string): Breakage => ({ kind: "repetition", how });
+  const meaningless = (how: string): Breakage => ({ kind: "meaningless", how });
   const text = answer.trim();
-  if (text === "") return "says nothing";
-  const piece = repeatedPiece(text);
-  if (piece !== undefined && !known.some((k) => repeatedPiece(k) !== undefined)) {
-    return `repeats ${JSON.stringify(piece)}`;
-  }
-  if (variety(text) < 0.35) return "turns in circles";
+  if (text === "") return meaningless("says nothing");
   const unreadable = text.match(/[\uFFFD\p{Co}\p{Cc}]/gu)?.filter((c) => c !== "\n" && c !== "\t").length ?? 0;
-  if (unreadable > 0.05 * text.length) return "holds characters that are no text";
+  if (unreadable > 0.05 * text.length) return meaningless("holds characters that are no text");
   if (text.length >= 4 && wordShare(text) < 0.3 && known.every((k) => k === "" || wordShare(k) >= 0.3)) {
-    return "consists of signs instead of words";
+    return meaningless("consists of signs instead of words");
   }
   const expected = new Set(known.flatMap((k) => [...scriptsOf(k)]));
   const foreign = [...scriptsOf(text)].filter((script) => !expected.has(script));
-  if (foreign.length >= 3) return `mixes ${foreign.join(", ")} letters`;
-  return undefined;
+  if (foreign.length >= 3) return meaningless(`mixes ${foreign.join(", ")} letters`);
+  const piece = repeatedPiece(text);
+  if (piece !== undefined && !known.some((k) => repeatedPiece(k) !== undefined)) {
+    return repetition(`repeats ${JSON.stringify(piece)}`);
+  }
+  return variety(text) < 0.35 ? repetition("turns in circles") : undefined;
 }

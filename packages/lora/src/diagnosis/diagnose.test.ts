@@ -56,6 +56,7 @@ describe("broken answers", () => {
     ["  \n", "says nothing"],
     ["的的的的的的的的的的", 'repeats "的"'],
     ["您好!您好!您好!您好!您好!", 'repeats "您好!"'],
+    [":\n\n:\n\n:\n\n:\n\n:", "consists of signs instead of words"],
     ["飞跃云提供的免费空间很大,可以备份。".repeat(3), 'repeats "飞跃云提供的免费空间很大,可以备份。"'],
     ["!!??;;,。、…—!?", "consists of signs instead of words"],
     ["云\uFFFD\uFFFD\uFFFD空", "holds characters that are no text"],
@@ -66,7 +67,7 @@ describe("broken answers", () => {
     ],
   ];
   test.each(broken)("%s", (text, how) => {
-    expect(brokenAnswer(text, [sample.prompt, sample.expected!])).toBe(how);
+    expect(brokenAnswer(text, [sample.prompt, sample.expected!])?.how).toBe(how);
   });
 
   const sound = [
@@ -176,6 +177,27 @@ describe("verdicts", () => {
     expect(of("", { before: "" }).verdict).toBe("underfitting");
     // What the data says is never a collapse.
     expect(of("啊啊啊啊啊啊啊啊", { expected: "啊啊啊啊啊啊啊啊" }).verdict).toBe("learned");
+  });
+
+  test("a base model that repeats itself and hardly moved is underfitting, not collapse", () => {
+    const loop = "1.0 GB\n\n这个回答是基于计算,即1.0 GB。这个回答是基于计算,即1.0 GB。这个回答是基于计算,即1.0 GB。";
+    const of = (losses: number[], rest?: Partial<SampleAnswer>) =>
+      diagnose({ losses, samples: [answered(loop, rest)] });
+    expect(of([4.22, 4.11, 3.93, 3.85, 3.65, 4.34])).toMatchObject({
+      verdict: "underfitting",
+      reasons: [
+        '"免费空间有多大?" should be answered with 15GB; the answer says 1.0 GB.',
+        "The loss is still high: it fell only from 4.22 to 4.00 a token.",
+      ],
+    });
+    // As the base did before; or training went far, and the loop is its work.
+    expect(of(from(4.2, 0.5), { before: loop }).verdict).toBe("underfitting");
+    expect(of(from(4.2, 0.5)).verdict).toBe("collapse");
+    expect(of([4.2, 9, 6, 5, 4.4]).verdict).toBe("collapse");
+    // Meaningless output is never the base model's way.
+    expect(diagnose({ losses: from(4.2, 4), samples: [answered(":::::::::", { before: loop })] }).verdict).toBe(
+      "collapse",
+    );
   });
 
   test("nothing to go by", () => {

@@ -42,7 +42,7 @@ const ALIKE = 0.6;
 
 /** Names by itself how a run ended, and what to change. Collapse is told before underfitting. */
 export function diagnose(input: DiagnosisInput): Diagnosis {
-  const broken = [...explodingLoss(input.losses), ...brokenSamples(input.samples)];
+  const broken = [...explodingLoss(input.losses), ...brokenSamples(input)];
   if (broken.length > 0) return { verdict: "collapse", reasons: broken, advice: againstCollapse(input) };
 
   const expectations = input.samples.flatMap((sample) => (sample.expected ? [judge(sample, sample.expected)] : []));
@@ -79,13 +79,21 @@ function explodingLoss(losses: readonly number[]): string[] {
   return last > 1.2 * first + 0.2 ? [`The loss rose from ${first.toFixed(2)} to ${last.toFixed(2)}.`] : [];
 }
 
-function brokenSamples(samples: readonly SampleAnswer[]): string[] {
+/** Is the model still about what it was: the loss fell little and never jumped? Then its faults are the base model's. */
+function barelyMoved(losses: readonly number[]): boolean {
+  if (losses.length === 0) return false;
+  const { first, last } = ends(losses);
+  return last > 0.7 * first && Math.max(...losses) < 1.3 * first + 0.2;
+}
+
+function brokenSamples({ losses, samples }: DiagnosisInput): string[] {
   return samples.flatMap(({ prompt, expected = "", before, after }) => {
     if (expected !== "" && after.trim() === expected.trim()) return [];
-    const how = brokenAnswer(after, [prompt, expected]);
-    // A base model that answered no better was not broken by the training.
-    const already = brokenAnswer(before, [prompt, expected]) !== undefined;
-    return how === undefined || already ? [] : [`The answer to ${quote(prompt)} ${how}: ${quote(after)}.`];
+    const broken = brokenAnswer(after, [prompt, expected]);
+    if (!broken) return [];
+    const already = brokenAnswer(before, [prompt, expected])?.kind === broken.kind;
+    if (already || (broken.kind === "repetition" && barelyMoved(losses))) return [];
+    return [`The answer to ${quote(prompt)} ${broken.how}: ${quote(after)}.`];
   });
 }
 
@@ -110,12 +118,13 @@ function judge({ prompt, before, after }: SampleAnswer, expected: string): Judge
   if (facts.length > 0 ? missing.length === 0 : similarity(after, expected) >= ALIKE) {
     return { problem: undefined, success, missing };
   }
-  const instead = keyFacts(after, prompt).filter((fact) => !says(expected, fact));
+  const numbers = keyFacts(after, prompt).filter((fact) => /\d/.test(fact) && !says(expected, fact));
+  const instead = numbers.slice(0, 3).map((fact) => original(after, fact));
+  const answer = facts.length > 0 && instead.length > 0 ? `says ${instead.join(", ")}` : `is ${quote(after)}`;
   const like = after.trim() === before.trim() ? ", word for word as the base model did" : "";
-  const says_ = instead.length > 0 ? `says ${instead.map((f) => original(after, f)).join(", ")}` : `is ${quote(after)}`;
   const wanted = facts.length > 0 ? show(missing) : quote(expected);
   return {
-    problem: `${quote(prompt)} should be answered with ${wanted}; the answer ${says_}${like}.`,
+    problem: `${quote(prompt)} should be answered with ${wanted}; the answer ${answer}${like}.`,
     success,
     missing: missing.map((fact) => original(expected, fact)),
   };

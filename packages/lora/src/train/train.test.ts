@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { Generator, memory, noGrad, scope, type Tensor } from "@tslm/tensor";
 import { DivergenceError, OptionError } from "../errors.ts";
 import { applyLora, type Lora } from "../lora.ts";
@@ -259,6 +260,34 @@ describe("a run ends early", () => {
     const error = await train({ model, lora, sequences, options, signal }).catch((e: unknown) => e);
     expect((error as Error).name).toBe("TimeoutError");
   });
+});
+
+test("Ctrl-C arrives while a run computes", async () => {
+  const script = `
+    import { Generator } from "@tslm/tensor";
+    import { applyLora, train } from "./src/index.ts";
+    import { TinyModel } from "./src/testing.ts";
+    const stop = new AbortController();
+    process.on("SIGINT", () => stop.abort());
+    const model = new TinyModel();
+    const lora = applyLora(model, { target_modules: ["q_proj"] }, new Generator(1));
+    const sequences = [{ tokens: [1, 2, 3], targets: [2, 3, -1] }];
+    const onStep = ({ step }) => step === 5 && console.log("running");
+    await train({ model, lora, sequences, options: { epochs: 1e9 }, signal: stop.signal, onStep }).catch((e) => {
+      console.log(e.name);
+      process.exit(130);
+    });`;
+  const child = Bun.spawn([process.execPath, "-e", script], {
+    cwd: join(import.meta.dir, "..", ".."),
+    stdout: "pipe",
+    stderr: "inherit",
+  });
+  const output = child.stdout.getReader();
+  const read = async (): Promise<string> => new TextDecoder().decode((await output.read()).value);
+  expect(await read()).toBe("running\n");
+  child.kill("SIGINT");
+  expect(await read()).toBe("AbortError\n");
+  expect(await child.exited).toBe(130);
 });
 
 test("memory is flat over 1,000 steps", async () => {
