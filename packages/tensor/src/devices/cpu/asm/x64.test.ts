@@ -15,6 +15,7 @@ import {
   SHIFT,
   type ShiftName,
 } from "./x64.ts";
+import { type EvexEncoding, type EvexName, evexInstructions } from "./x64-evex-table.ts";
 import { type Encoding, instructions, type VexName } from "./x64-table.ts";
 
 const haveAs = Bun.which("as") !== null && Bun.which("objcopy") !== null && process.arch === "x64";
@@ -92,6 +93,39 @@ test.skipIf(!haveAs)("every VEX instruction equals GNU as", () => {
     // vcmpps' assembler accepts predicates below 32 only.
     const immediate = e.form.includes("i") ? random(name === "vcmpps" ? 32 : 8) : undefined;
     asm.vex(name, e.lengths[random(e.lengths.length)], randomOperands(e), immediate);
+  });
+});
+
+test.skipIf(!haveAs)("every EVEX instruction equals GNU as", () => {
+  const names = Object.keys(evexInstructions) as EvexName[];
+  expect(names.length).toBeGreaterThan(50);
+  compare(names.length * 60, (asm, i) => {
+    const name = names[i % names.length];
+    const e: EvexEncoding = evexInstructions[name];
+    const length = e.lengths[random(e.lengths.length)];
+    const operands: Operand[] = [];
+    for (let place = 0; place < e.classes.length; place++) {
+      const memory = e.form[place] === "m" && (e.only === "mem" || (e.only !== "reg" && random(2) === 0));
+      if (memory) {
+        const disp = [0, 4, 16, 32, 64, -64, 128, -128, 8128, 8192, 100, -0x7ffffff0][random(12)];
+        operands.push({ ...randomMemory(), disp, broadcast: e.broadcast && random(2) === 0 });
+      } else operands.push(random(e.classes[place] === "k" ? 8 : e.classes[place] === "g" ? 16 : 32));
+    }
+    // Masks where lanes are: not on moves between register files, nor on the 128-bit pieces.
+    const masked = e.lengths.length > 1 && e.form !== "mri" && !e.classes.includes("g") && !name.startsWith("vbroadcastf");
+    const toMask = e.classes[0] === "k" || e.form === "mr";
+    const mask = masked ? random(8) : 0;
+    const zero = mask > 0 && !toMask && random(2) === 0;
+    asm.evex(name, length, operands, { mask, zero, immediate: e.form.includes("i") ? random(4) : undefined });
+  });
+});
+
+test.skipIf(!haveAs)("the instructions on masks equal GNU as", () => {
+  compare(200, (asm, i) => {
+    if (i % 4 === 0) asm.maskMove("mask", random(8), random(16));
+    else if (i % 4 === 1) asm.maskMove("general", random(16), random(8));
+    else if (i % 4 === 2) asm.maskCopy(random(8), random(8));
+    else asm.maskLogic((["kandw", "kandnw", "korw", "kxorw"] as const)[random(4)], random(8), random(8), random(8));
   });
 });
 

@@ -1,5 +1,6 @@
 /** An assembler for x86-64: each method appends one instruction's bytes and, when asked to, its line of a listing in Intel syntax. */
 
+import { type EvexEncoding, type EvexName, evexInstructions } from "./x64-evex-table.ts";
 import { type Encoding, instructions, type OperandClass, type VexName } from "./x64-table.ts";
 
 /** General registers by their encoding. */
@@ -38,6 +39,8 @@ export interface Memory {
   readonly scale?: 1 | 2 | 4 | 8;
   readonly disp?: number;
   readonly label?: Label;
+  /** One 32-bit element stands for all lanes (EVEX alone). */
+  readonly broadcast?: boolean;
 }
 
 export type Operand = number | Memory;
@@ -62,7 +65,10 @@ const POINTER_NAMES: Record<number, string> = {
   8: "QWORD PTR ",
   16: "XMMWORD PTR ",
   32: "YMMWORD PTR ",
+  64: "ZMMWORD PTR ",
 };
+
+const MASK_LOGIC = { kandw: 0x41, kandnw: 0x42, korw: 0x45, kxorw: 0x47 } as const;
 
 /** Intel's recommended multi-byte NOPs, by length. */
 const NOPS = [
@@ -362,6 +368,96 @@ export class Assembler {
     else if (immediate !== undefined) this.#bytes.push(immediate & 0xff);
   }
 
+  /**
+   * One EVEX instruction; lengths and operands as in `vex`, vector registers up to 31. `mask`: the mask register that says
+   * which lanes take part (0: all); `zero`: the others become 0 instead of staying.
+   */
+  evex(
+    name: EvexName,
+    length: number,
+    operands: readonly Operand[],
+    options: { mask?: number; zero?: boolean; immediate?: number } = {},
+  ): void {
+    const e: EvexEncoding = evexInstructions[name];
+    const { mask = 0, zero = false, immediate } = options;
+    const bits = e.lengths[0] === 0 ? 0 : length;
+    if (!e.lengths.includes(bits)) throw new RangeError(`x64 assembler: EVEX ${name} has no ${length}-bit form`);
+    let reg = e.digit ?? 0;
+    let vvvv = 0;
+    let rm: Operand = 0;
+    operands.forEach((operand, i) => {
+      const place = e.form[i];
+      if (place === "m") rm = operand;
+      else if (isMemory(operand)) throw new TypeError(`x64 assembler: ${name} takes no memory as operand ${i}`);
+      else if (place === "r") reg = operand;
+      else vvvv = operand;
+    });
+    const memory: Memory | undefined = isMemory(rm) ? rm : undefined;
+    if (e.only && (e.only === "mem") !== (memory !== undefined)) {
+      throw new TypeError(`x64 assembler: ${name} needs ${e.only}`);
+    }
+    if (memory?.broadcast && !e.broadcast) throw new TypeError(`x64 assembler: ${name} broadcasts no memory`);
+    this.#evexLine(name, e, bits, operands, options);
+    const number = rm as number;
+    const x = memory ? (memory.index ?? 0) > 7 : (number & 16) !== 0;
+    const b = memory ? (memory.base ?? 0) > 7 : (number & 8) !== 0;
+    const shape = bits === 512 ? 2 : bits === 256 ? 1 : 0;
+    this.#bytes.push(
+      0x62,
+      (reg & 8 ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | (reg & 16 ? 0 : 0x10) | e.map,
+      (e.w << 7) | ((~vvvv & 15) << 3) | 4 | e.pp,
+      (zero ? 0x80 : 0) | (shape << 5) | (memory?.broadcast ? 0x10 : 0) | (vvvv & 16 ? 0 : 8) | mask,
+      e.opcode,
+    );
+    const unit = memory?.broadcast ? 4 : tupleBytes(e, bits);
+    this.#modrm(reg, rm, immediate === undefined ? 0 : 1, unit);
+    if (immediate !== undefined) this.#bytes.push(immediate & 0xff);
+  }
+
+  /** Between mask registers, or a mask and a general register: `kmovw`, `kandw` and their like. */
+  maskMove(to: "mask" | "general", dst: number, src: number): void {
+    this.#line("kmovw", to === "mask" ? `k${dst}` : NAMES_32[dst], to === "mask" ? NAMES_32[src] : `k${src}`);
+    const [r, b] = [dst > 7 ? 0 : 0x80, src > 7 ? 0 : 0x20];
+    if (b) this.#bytes.push(0xc5, r | 0x78);
+    else this.#bytes.push(0xc4, r | 0x40 | b | 1, 0x78);
+    this.#bytes.push(to === "mask" ? 0x92 : 0x93, 0xc0 | ((dst & 7) << 3) | (src & 7));
+  }
+
+  maskLogic(name: keyof typeof MASK_LOGIC, dst: number, a: number, b: number): void {
+    this.#line(name, `k${dst}`, `k${a}`, `k${b}`);
+    this.#bytes.push(0xc5, 0x80 | ((~a & 15) << 3) | 4, MASK_LOGIC[name], 0xc0 | (dst << 3) | b);
+  }
+
+  /** Copies a mask. */
+  maskCopy(dst: number, src: number): void {
+    this.#line("kmovw", `k${dst}`, `k${src}`);
+    this.#bytes.push(0xc5, 0xf8, 0x90, 0xc0 | (dst << 3) | src);
+  }
+
+  #evexLine(
+    name: string,
+    e: EvexEncoding,
+    bits: number,
+    operands: readonly Operand[],
+    { mask = 0, zero = false, immediate }: { mask?: number; zero?: boolean; immediate?: number },
+  ): void {
+    if (!this.#lines) return;
+    const text = operands.map((operand, i) => {
+      if (isMemory(operand)) {
+        const bytes = operand.broadcast ? 4 : tupleBytes(e, bits);
+        return this.#memoryText(operand, bytes) + (operand.broadcast ? `{1to${bits / 32}}` : "");
+      }
+      const kind = e.classes[i];
+      if (kind === "k") return `k${operand}`;
+      if (kind === "g") return NAMES_32[operand];
+      const width = kind === "o" ? 128 : kind === "h" ? bits / 2 : kind === "r" ? bits / 4 : bits;
+      return `${width === 512 ? "z" : width === 256 ? "y" : "x"}mm${operand}`;
+    });
+    if (mask) text[0] += `{k${mask}}${zero ? "{z}" : ""}`;
+    if (immediate !== undefined) text.push(String(immediate));
+    this.#line(`{evex} ${name.replace("_store", "")}`, ...text);
+  }
+
   #vexLine(name: string, e: Encoding, bits: number, operands: readonly Operand[], immediate?: number): void {
     if (!this.#lines) return;
     const text = operands.map((operand, i) => {
@@ -413,7 +509,8 @@ export class Assembler {
     this.#modrm(reg, rm, trailing);
   }
 
-  #modrm(reg: number, rm: Operand, trailing: number): void {
+  /** `unit`: what a short displacement counts in; 1 but for EVEX. */
+  #modrm(reg: number, rm: Operand, trailing: number, unit = 1): void {
     const r = (reg & 7) << 3;
     if (!isMemory(rm)) {
       this.#bytes.push(0xc0 | r | (rm & 7));
@@ -429,15 +526,21 @@ export class Assembler {
     if (rm.index === GPR.rsp) throw new TypeError("x64 assembler: rsp cannot be an index");
     const base = rm.base & 7;
     const needsDisp = disp !== 0 || base === 5;
-    const mod = !needsDisp ? 0 : fitsByte(disp) ? 0x40 : 0x80;
+    const short = disp / unit;
+    const mod = !needsDisp ? 0 : Number.isInteger(short) && fitsByte(short) ? 0x40 : 0x80;
     if (rm.index !== undefined || base === 4) {
       this.#bytes.push(mod | r | 4);
       const index = rm.index === undefined ? 4 : rm.index & 7;
       this.#bytes.push((Math.log2(rm.scale ?? 1) << 6) | (index << 3) | base);
     } else this.#bytes.push(mod | r | base);
-    if (mod === 0x40) this.#bytes.push(disp & 0xff);
+    if (mod === 0x40) this.#bytes.push(short & 0xff);
     else if (mod === 0x80) this.#int32(disp);
   }
+}
+
+function tupleBytes({ tuple }: EvexEncoding, bits: number): number {
+  if (typeof tuple === "number") return tuple;
+  return bits / { full: 8, half: 16, quarter: 32 }[tuple];
 }
 
 function byteRegisterName(register: number): string {
