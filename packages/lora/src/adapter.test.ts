@@ -10,6 +10,7 @@ import { saveFolder } from "./folder.ts";
 import { applyLora, type Lora } from "./lora.ts";
 import { promptFormat, readPrompt } from "./prompt.ts";
 import { readRecord, trainingRecord } from "./record.ts";
+import peft from "./testdata/peft-0.21.2.json";
 import { perturb, TinyModel } from "./testing.ts";
 
 let folder: string;
@@ -102,6 +103,27 @@ test("bf16 adapters are widened", async () => {
   for (const [key, list] of Object.entries(exact)) {
     for (const [i, v] of list.entries()) expect(Math.abs(rounded[key][i] / v - 1)).toBeLessThan(2 ** -8);
   }
+});
+
+test("an adapter of PEFT 0.21: the change of every weight is PEFT's, and the weights are written again byte for byte", async () => {
+  await writeFile(join(folder, CONFIG_FILE), peft.config);
+  const weights = Buffer.from(peft.weights, "base64");
+  await writeFile(join(folder, WEIGHTS_FILE), weights);
+  const model = new TinyModel();
+  const lora = await loadAdapter(folder, model);
+  expect([...lora.layers.keys()].sort()).toEqual(Object.keys(peft.layers).sort());
+  for (const [name, { scaling, delta }] of Object.entries<{ scaling: number; delta: number[] }>(peft.layers)) {
+    const layer = lora.layers.get(name)!;
+    expect([name, layer.scaling]).toEqual([name, scaling]);
+    const change = await layer.variant.mergedWeight(layer).sub(layer.baseLayer.weight).data();
+    expect(change.length).toBe(delta.length);
+    expect(Math.max(...delta.map((d, i) => Math.abs(d - change[i])))).toBeLessThan(1e-6);
+  }
+  await saveAdapter(folder, lora);
+  expect((await readFile(join(folder, WEIGHTS_FILE))).equals(weights)).toBe(true);
+  // PEFT notes the class of a model that is not transformers'; nothing else differs.
+  const [ours, theirs] = [await readFile(join(folder, CONFIG_FILE), "utf8"), peft.config];
+  expect(ours).toBe(theirs.replace(/"auto_mapping": \{.*?\}/s, '"auto_mapping": null'));
 });
 
 describe("an adapter that does not fit is told apart by name", () => {
