@@ -62,6 +62,16 @@ function keyItems(segments: readonly Segment[], most: number, kvHeads: number): 
   return items;
 }
 
+/** Below so many products, sharing the work costs more than it saves. */
+const CHUNK_PRODUCTS = 200_000;
+
+/** Items that one call takes. */
+function chunkOf(q: View, segments: readonly Segment[], items: number): number {
+  const [, heads, size] = q.shape as [number, number, number];
+  const pairs = segments.reduce((sum, { queries, keys }) => sum + queries * (keys - queries / 2), 0);
+  return Math.max(1, Math.floor((CHUNK_PRODUCTS * items) / (1 + 2 * heads * size * pairs)));
+}
+
 /** Runs attention forward; false where no kernel takes the types, strides and head size. */
 export function attention(
   cpu: CpuContext,
@@ -85,7 +95,8 @@ export function attention(
       ...{ lse: lse ? cpu.address(lse, "attention") : 0, headStride: lse?.strides[0] ?? 0 },
       ...{ items: table, size, group, scale, workspace, slots },
     };
-    cpu.kernels.run(attentionKernel, values, items.length / ITEM_WORDS);
+    const count = items.length / ITEM_WORDS;
+    cpu.kernels.run(attentionKernel, values, count, chunkOf(q, segments, count));
   });
   return true;
 }

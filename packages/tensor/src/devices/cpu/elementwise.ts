@@ -9,16 +9,25 @@ import type { Kernel } from "./lang/kernel.ts";
 
 type Values = Record<string, number>;
 
-/** Kernels by what they compute and how their operands lie; made once. */
-const made = new Map<string, Kernel>();
+/** Kernels of each program, by how the operands lie; made once. */
+const made = new WeakMap<Program, Map<number, Kernel>>();
 
-function kernelOf(kind: string, program: Program, form: ElementwiseForm, make: () => Kernel): Kernel {
-  const inputs = form.inputs.map(({ element, repeated }) => element + (repeated ? "1" : "n"));
-  const key = `${kind}|${program.key}|${inputs}|${form.out}|${form.accumulate}`;
-  let kernel = made.get(key);
-  if (!kernel) made.set(key, (kernel = make()));
+/** What kinds of kernel are made of a program. */
+const KINDS = { map: 0, rowSum: 1, sum: 2, max: 3, min: 4 } as const;
+
+function kernelOf(kind: keyof typeof KINDS, program: Program, form: ElementwiseForm, make: () => Kernel): Kernel {
+  let code: number = KINDS[kind];
+  for (const { element, repeated } of form.inputs) code = 4 * code + (element === "bf16" ? 2 : 0) + (repeated ? 1 : 0);
+  code = 4 * code + (form.out === "bf16" ? 2 : 0) + (form.accumulate ? 1 : 0);
+  let kernels = made.get(program);
+  if (!kernels) made.set(program, (kernels = new Map()));
+  let kernel = kernels.get(code);
+  if (!kernel) kernels.set(code, (kernel = make()));
   return kernel;
 }
+
+/** Integers beyond 2²⁴ are not f32, so they keep to the loops. */
+const vectorTypes = (views: readonly View[]) => views.every(({ dtype }) => dtype === "f32" || dtype === "bf16");
 
 function formOf(inputs: readonly View[], steps: readonly number[], out: View, accumulate: boolean): ElementwiseForm {
   return {
@@ -57,8 +66,7 @@ export function elementwise(
   accumulate = false,
 ): boolean {
   const views = [out, ...inputs];
-  const dtypes = views.map((view) => view.dtype);
-  if (!vectorizes(program, dtypes)) return false;
+  if (!vectorizes(program) || !vectorTypes(views)) return false;
   const plans = planRows(views);
   if (plans === undefined) return false;
   for (const plan of plans) {
@@ -82,8 +90,7 @@ export function reduce(
   accumulate = false,
 ): boolean {
   const views = [out, ...inputs];
-  const dtypes = views.map((view) => view.dtype);
-  if (out.dtype !== "f32" || !vectorizes(program, dtypes)) return false;
+  if (out.dtype !== "f32" || !vectorizes(program) || !vectorTypes(views)) return false;
   const { sizes, steps } = coalesce(
     out.shape,
     views.map((view) => view.strides),

@@ -40,11 +40,31 @@ export function rowChunk(columns: number): number {
   return Math.max(1, Math.ceil(CHUNK_ELEMENTS / Math.max(1, columns)));
 }
 
+/** Whether a view's elements lie side by side in order. */
+export function isDense({ shape, strides }: View): boolean {
+  let step = 1;
+  for (let d = shape.length - 1; d >= 0; d--) {
+    if (shape[d] !== 1 && strides[d] !== step) return false;
+    step *= shape[d]!;
+  }
+  return true;
+}
+
+function planDense(views: readonly View[]): RowPlan[] {
+  let total = 1;
+  for (const n of views[0]!.shape) total *= n;
+  if (total === 0) return [];
+  const columns = Math.min(total, ROW_ELEMENTS);
+  const plan = views.map(({ offset }) => ({ offset, rowStride: columns, step: 1 }));
+  return [{ rows: Math.ceil(total / columns), columns, total, views: plan }];
+}
+
 /**
  * Plans a call over views of one shape, as one plan for each index of its outer dimensions. Undefined where the last
  * dimension is neither dense nor repeated in some view: such a call takes the reference's loops.
  */
 export function planRows(views: readonly View[]): RowPlan[] | undefined {
+  if (views.every(isDense)) return planDense(views);
   const { sizes, steps } = coalesce(
     views[0]!.shape,
     views.map((view) => view.strides),

@@ -2,7 +2,7 @@
 // takes the types or strides.
 import type { AdamWArgs, RandomKey, View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
-import { coalesce, rowChunk } from "./iteration.ts";
+import { coalesce, isDense, rowChunk } from "./iteration.ts";
 import { adamWKernel } from "./kernels/adamw.ts";
 import { DROPOUT_CONSTANTS, dropoutKernel } from "./kernels/dropout.ts";
 import { rmsNormBackwardKernel, rmsNormKernel, rmsNormWeightGradKernel } from "./kernels/norm.ts";
@@ -23,11 +23,6 @@ function rowStride(view: View): number | undefined {
 }
 
 const rowsOf = (view: View) => view.shape.slice(0, -1).reduce((a, b) => a * b, 1);
-
-function isDense(view: View): boolean {
-  const { sizes, steps } = coalesce(view.shape, [view.strides]);
-  return sizes.length === 0 || (sizes.length === 1 && steps[0]![0] === 1);
-}
 
 export function rmsNorm(cpu: CpuContext, x: View, weight: View, eps: number, out: View, rstd: View): boolean {
   const [sx, so] = [rowStride(x), rowStride(out)];

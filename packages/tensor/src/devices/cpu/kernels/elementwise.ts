@@ -1,5 +1,4 @@
 // Any elementwise program as a kernel: the scalar expression becomes vector code, one pass over the operands.
-import type { DType } from "../../../dtype.ts";
 import { type BinaryName, type Expr, topological, type UnaryName } from "../../../expr/expr.ts";
 import type { Program } from "../../../expr/program.ts";
 import type { Builder } from "../lang/builder.ts";
@@ -45,16 +44,23 @@ const BINARY: { readonly [K in BinaryName]: Binary | undefined } = {
   pow: undefined,
 };
 
-/** Operands whose addresses and strides fit a block of arguments. */
-const MAX_OPERANDS = 48;
+/** Inputs of one kernel at most: more are rare, and their addresses would not fit a block of arguments for ever. */
+const MAX_INPUTS = 24;
+const MAX_PARAMS = 24;
 
-/** Whether the program has vector code for these types. Integers beyond 2²⁴ are not f32, so they keep to the loops. */
-export function vectorizes(program: Program, dtypes: readonly DType[]): boolean {
-  const known = (e: Expr) =>
-    (e.node.kind !== "unary" || UNARY[e.node.op] !== undefined) &&
-    (e.node.kind !== "binary" || BINARY[e.node.op] !== undefined);
-  if (dtypes.length + program.params > MAX_OPERANDS) return false;
-  return dtypes.every((dtype) => dtype === "f32" || dtype === "bf16") && topological(program.root).every(known);
+const known = new WeakMap<Program, boolean>();
+
+/** Whether the program has vector code. */
+export function vectorizes(program: Program): boolean {
+  let answer = known.get(program);
+  if (answer === undefined) {
+    const isKnown = (e: Expr) =>
+      (e.node.kind !== "unary" || UNARY[e.node.op] !== undefined) &&
+      (e.node.kind !== "binary" || BINARY[e.node.op] !== undefined);
+    answer = program.inputs <= MAX_INPUTS && program.params <= MAX_PARAMS && topological(program.root).every(isKnown);
+    known.set(program, answer);
+  }
+  return answer;
 }
 
 /** The expression's value, given its inputs and parameters as vectors. */

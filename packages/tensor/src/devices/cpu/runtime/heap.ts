@@ -7,7 +7,7 @@ export const ALIGNMENT = 64;
 
 const SECOND_LEVEL_BITS = 4;
 const SECOND_LEVELS = 1 << SECOND_LEVEL_BITS;
-const FIRST_LEVELS = 48;
+const FIRST_LEVELS = 32;
 
 interface Block {
   address: number;
@@ -33,17 +33,20 @@ export interface HeapStats {
   readonly reserved: number;
 }
 
-/** Class of a block: floor(log2(bytes / 64)) and the next bits below. */
+/** Class of a block: floor(log2(bytes / 64)) and the next four bits below. Blocks are shorter than 2^38 bytes. */
 function classOf(bytes: number): number {
   const units = bytes / ALIGNMENT;
-  const first = Math.floor(Math.log2(units));
-  const second = Math.floor((units / 2 ** first - 1) * SECOND_LEVELS);
-  return first * SECOND_LEVELS + second;
+  const first = 31 - Math.clz32(units);
+  const below =
+    first >= SECOND_LEVEL_BITS ? units >>> (first - SECOND_LEVEL_BITS) : units << (SECOND_LEVEL_BITS - first);
+  return first * SECOND_LEVELS + (below & (SECOND_LEVELS - 1));
 }
 
 export class Heap {
   private readonly grow: (bytes: number) => { address: number; bytes: number };
   private readonly lists: (Block | undefined)[] = new Array(FIRST_LEVELS * SECOND_LEVELS).fill(undefined);
+  /** For each first level, a bit for each of its lists that is not empty. */
+  private readonly filled = new Uint32Array(FIRST_LEVELS);
   private readonly inUse = new Map<number, Block>();
   /** Last block of the most recent region, to join a region that begins where it ends. */
   private last: Block | undefined;
@@ -113,11 +116,14 @@ export class Heap {
 
   /** The smallest class whose first fitting block is found; only the first class needs a search within. */
   private find(size: number): Block | undefined {
-    const { lists } = this;
-    let index = classOf(size);
+    const { lists, filled } = this;
+    const index = classOf(size);
     for (let block = lists[index]; block; block = block.next) if (block.bytes >= size) return block;
-    for (index++; index < lists.length; index++) if (lists[index]) return lists[index];
-    return undefined;
+    // Every block of a higher class fits.
+    let first = index >> SECOND_LEVEL_BITS;
+    let bits = filled[first]! & (-2 << (index & (SECOND_LEVELS - 1)));
+    while (bits === 0 && ++first < FIRST_LEVELS) bits = filled[first]!;
+    return bits === 0 ? undefined : lists[first * SECOND_LEVELS + (31 - Math.clz32(bits & -bits))];
   }
 
   private addRegion(bytes: number): void {
@@ -163,12 +169,17 @@ export class Heap {
     block.next = head;
     if (head) head.previous = block;
     this.lists[index] = block;
+    this.filled[index >> SECOND_LEVEL_BITS]! |= 1 << (index & (SECOND_LEVELS - 1));
   }
 
   private unlink(block: Block): void {
     const { previous, next } = block;
     if (previous) previous.next = next;
-    else this.lists[classOf(block.bytes)] = next;
+    else {
+      const index = classOf(block.bytes);
+      this.lists[index] = next;
+      if (!next) this.filled[index >> SECOND_LEVEL_BITS]! &= ~(1 << (index & (SECOND_LEVELS - 1)));
+    }
     if (next) next.previous = previous;
     block.previous = undefined;
     block.next = undefined;
