@@ -70,8 +70,10 @@ export const VECTOR_MEMORY = {
 
 /** Vector instructions without immediates, prefix FD. */
 export const VECTOR = {
+  "i8x16.swizzle": 0x0e,
   "i32x4.splat": 0x11,
   "f32x4.splat": 0x13,
+  "i8x16.eq": 0x23,
   "i32x4.eq": 0x37,
   "i32x4.gt_s": 0x3b,
   "f32x4.eq": 0x41,
@@ -87,9 +89,14 @@ export const VECTOR = {
   "v128.bitselect": 0x52,
   "f32x4.floor": 0x68,
   "f32x4.nearest": 0x6a,
+  "i8x16.narrow_i16x8_s": 0x65,
+  "i32x4.extadd_pairwise_i16x8_s": 0x7e,
+  "i16x8.narrow_i32x4_s": 0x85,
   "i16x8.narrow_i32x4_u": 0x86,
   "i16x8.extend_low_i8x16_s": 0x87,
   "i16x8.extend_low_i8x16_u": 0x89,
+  "i16x8.extmul_low_i8x16_s": 0x9c,
+  "i16x8.extmul_high_i8x16_s": 0x9d,
   "i32x4.extend_low_i16x8_s": 0xa7,
   "i32x4.extend_low_i16x8_u": 0xa9,
   "i32x4.shl": 0xab,

@@ -27,7 +27,15 @@ type Options = Partial<Pick<EvexEncoding, "w" | "lengths" | "classes" | "tuple" 
 
 const ALL = [128, 256, 512];
 const WIDE = [256, 512];
-const CLASSES: Partial<Record<Form, string>> = { rvm: "xxx", rm: "xx", mr: "xx", rvmi: "xxx", rmi: "xx", mri: "xx", vmi: "xx" };
+const CLASSES: Partial<Record<Form, string>> = {
+  rvm: "xxx",
+  rm: "xx",
+  mr: "xx",
+  rvmi: "xxx",
+  rmi: "xx",
+  mri: "xx",
+  vmi: "xx",
+};
 
 function evex(form: Form, pp: 0 | 1 | 2 | 3, map: 1 | 2 | 3, opcode: number, options: Options = {}): EvexEncoding {
   const classes = CLASSES[form] ?? "";

@@ -112,7 +112,8 @@ test.skipIf(!haveAs)("every EVEX instruction equals GNU as", () => {
       } else operands.push(random(e.classes[place] === "k" ? 8 : e.classes[place] === "g" ? 16 : 32));
     }
     // Masks where lanes are: not on moves between register files, nor on the 128-bit pieces.
-    const masked = e.lengths.length > 1 && e.form !== "mri" && !e.classes.includes("g") && !name.startsWith("vbroadcastf");
+    const masked =
+      e.lengths.length > 1 && e.form !== "mri" && !e.classes.includes("g") && !name.startsWith("vbroadcastf");
     const toMask = e.classes[0] === "k" || e.form === "mr";
     const mask = masked ? random(8) : 0;
     const zero = mask > 0 && !toMask && random(2) === 0;

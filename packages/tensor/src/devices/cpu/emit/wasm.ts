@@ -63,6 +63,7 @@ const CONDITIONS: { readonly [C in Comparison]: PlainName } = {
 const LOADS: { readonly [E in Element]: MemoryName | undefined } = {
   i64: "i32.load",
   i32: "i32.load",
+  f16: undefined,
   i16: "i32.load16_s",
   u16: "i32.load16_u",
   bf16: "i32.load16_u",
@@ -159,6 +160,7 @@ class Emitter {
     if (operand.kind === "reg") w.get(this.#local(operand));
     else if (operand.type === "index") w.i32(operand.value);
     else if (operand.type === "f32") w.f32(operand.value);
+    else if (operand.bytes) w.v128(Uint8Array.from(operand.bytes));
     else {
       const lanes = Array(LANES).fill(operand.value);
       w.v128(new Uint8Array((operand.type === "vi" ? Int32Array.from(lanes) : Float32Array.from(lanes)).buffer));
@@ -196,6 +198,7 @@ class Emitter {
       this.#push(instruction.args[0]);
       this.#writer.exchange(offset);
     } else if (op === "broadcast") this.#broadcast(instruction);
+    else if (op === "broadcastBlock" || op === "nibbles") this.#loadBytes(instruction);
     else if (dst!.type === "index" || dst!.type === "f32") this.#scalar(instruction, dst!);
     else this.#vector(instruction, dst!);
     this.#writer.set(this.#local(dst!));
@@ -326,19 +329,82 @@ class Emitter {
         this.#push(args[0]);
         this.#push(args[1]);
         return w.shuffle(bytesOf(UNPACKS[imm!]));
+      case "shuffleBytes":
+      case "equalBytes":
+        this.#push(args[0]);
+        this.#push(args[1]);
+        return w.vector(op === "shuffleBytes" ? "i8x16.swizzle" : "i8x16.eq");
+      case "widenBytes":
+        this.#push(args[0]);
+        return this.#widen(imm === 1 ? "i8" : "u8");
+      case "packBytes":
+        for (const pair of [args.slice(0, 2), args.slice(2)]) {
+          for (const arg of pair) this.#push(arg);
+          w.vector("i16x8.narrow_i32x4_s");
+        }
+        return w.vector("i8x16.narrow_i16x8_s");
+      case "dot":
+        for (const half of ["low", "high"] as const) {
+          this.#push(args[0]);
+          this.#push(args[1]);
+          w.vector(`i16x8.extmul_${half}_i8x16_s`);
+          w.vector("i32x4.extadd_pairwise_i16x8_s");
+        }
+        return w.vector("i32x4.add");
       default:
         throw new TypeError(`wasm emitter: no ${op} of ${type}`);
     }
   }
 
+  #loadBytes({ op, address, imm }: Instruction) {
+    const w = this.#writer;
+    w.vectorMemory("v128.load", this.#address(address!));
+    if (op !== "nibbles") return;
+    if (imm === 1) {
+      w.i32(4);
+      w.vector("i32x4.shr_u");
+    }
+    w.v128(new Uint8Array(16).fill(15));
+    w.vector("v128.and");
+  }
+
   #broadcast({ address, element }: Instruction) {
     const w = this.#writer;
     const offset = this.#address(address!);
-    if (element === "f32") return w.vectorMemory("v128.load32_splat", offset);
+    if (element === "f32" || element === "i32") return w.vectorMemory("v128.load32_splat", offset);
+    if (element === "f16") return this.#broadcastHalf(offset);
     if (element !== "bf16") throw new TypeError(`wasm emitter: no broadcast of ${element}`);
     w.vectorMemory("v128.load16_splat", offset);
     w.i32(16);
     w.vector("i32x4.shl");
+  }
+
+  /** Halves have the bits of an f32 with a smaller exponent; those of infinity and NaN are filled up. */
+  #broadcastHalf(offset: number) {
+    const w = this.#writer;
+    const all = (lane: Int32Array | Float32Array): void => w.v128(new Uint8Array(lane.buffer));
+    const float = (x: number) => Float32Array.from({ length: LANES }, () => x);
+    const bits = (x: number) => new Int32Array(LANES).fill(x);
+    w.vectorMemory("v128.load16_splat", offset);
+    w.tee(this.#spare);
+    all(bits(0x7fff));
+    w.vector("v128.and");
+    w.i32(13);
+    w.vector("i32x4.shl");
+    all(float(2 ** 112));
+    w.vector("f32x4.mul");
+    w.get(this.#spare);
+    all(bits(-0x80000000));
+    w.vector("v128.and");
+    w.vector("v128.or");
+    w.get(this.#spare);
+    all(bits(0x7c00));
+    w.vector("v128.and");
+    all(bits(0x7c00));
+    w.vector("i32x4.eq");
+    all(bits(0x7f800000));
+    w.vector("v128.and");
+    w.vector("v128.or");
   }
 
   #load({ address, element }: Instruction, dst: Reg) {

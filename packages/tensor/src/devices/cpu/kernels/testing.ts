@@ -32,6 +32,7 @@ export interface Memory {
   readonly address: number;
   readonly bytes: number;
   readonly f32: Float32Array;
+  readonly u8: Uint8Array;
   readonly u16: Uint16Array;
   readonly i32: Int32Array;
 }
@@ -43,6 +44,7 @@ function memory(buffer: ArrayBuffer | SharedArrayBuffer, offset: number, bytes: 
     address,
     bytes,
     f32: new Float32Array(buffer as ArrayBuffer, offset, bytes >> 2),
+    u8: new Uint8Array(buffer as ArrayBuffer, offset, bytes),
     u16: new Uint16Array(buffer as ArrayBuffer, offset, bytes >> 1),
     i32: new Int32Array(buffer as ArrayBuffer, offset, bytes >> 2),
   };

@@ -61,8 +61,11 @@ export class Builder {
     return new VB(this, dst);
   }
 
-  constant(type: Type, value: number): Reg {
-    return this.result("const", type, [{ kind: "immediate", type, value }]);
+  constant(value: Immediate): Reg;
+  constant(type: Type, value: number): Reg;
+  constant(given: Type | Immediate, value = 0): Reg {
+    const immediate: Immediate = typeof given === "string" ? { kind: "immediate", type: given, value } : given;
+    return this.result("const", immediate.type, [immediate]);
   }
 
   assign(dst: Reg, value: Operand): void {
@@ -113,6 +116,12 @@ export class Builder {
   /** `start`, `start + 1`, … by lane. */
   laneNumbers(start = 0): VI {
     return new VI(this, this.result("lanes", "vi", [], start));
+  }
+
+  /** A vector of bytes, each given by its place. */
+  bytes(at: (i: number) => number): VI {
+    const bytes = Array.from({ length: 4 * this.lanes }, (_, i) => at(i) & 255);
+    return new VI(this, { kind: "immediate", type: "vi", value: 0, bytes });
   }
 
   zero(): VF {

@@ -10,11 +10,12 @@
 export type Type = "index" | "f32" | "vf" | "vi" | "vb";
 
 /** How a value lies in memory; narrower than 32 bits it is widened on the way in. */
-export type Element = "f32" | "bf16" | "i32" | "i16" | "u16" | "i8" | "u8" | "i64";
+export type Element = "f32" | "bf16" | "f16" | "i32" | "i16" | "u16" | "i8" | "u8" | "i64";
 
 export const ELEMENT_BYTES: { readonly [E in Element]: 1 | 2 | 4 | 8 } = {
   f32: 4,
   bf16: 2,
+  f16: 2,
   i32: 4,
   i16: 2,
   u16: 2,
@@ -34,6 +35,8 @@ export interface Immediate {
   readonly kind: "immediate";
   readonly type: Type;
   readonly value: number;
+  /** Of a `vi`, instead of `value`: every byte of the vector, from the lowest. */
+  readonly bytes?: readonly number[];
 }
 
 export type Operand = Reg | Immediate;
@@ -97,6 +100,23 @@ export type Op =
   | "unpack"
   /** All lanes into one f32: `imm` 0 sum, 1 maximum. The order of the sum is fixed by the number of lanes. */
   | "reduce"
+  /** 128 bits of memory in every 128-bit block. */
+  | "broadcastBlock"
+  /** 16 bytes of memory as 32 numbers of 4 bits, one a byte: the low halves, then the high halves. `imm`: which vector of them. */
+  | "nibbles"
+  /** Bytes inside each 128-bit block of `args[0]` picked by those of `args[1]`: 0 to 15, or 128 for a 0. */
+  | "shuffleBytes"
+  /** Byte by byte: all ones where equal. */
+  | "equalBytes"
+  /** The lowest bytes, as many as there are lanes, as i32: `imm` 0 without sign, 1 with. */
+  | "widenBytes"
+  /** Four vectors of i32 to one of signed bytes, in order, held within their range. */
+  | "packBytes"
+  /**
+   * Sums of products of bytes into i32 lanes; which four products go to which lane differs by target, their total does
+   * not. `args[0]` is 0 to 127 (`imm` 0) or −128 to 127 (1), `args[1]` −127 to 127.
+   */
+  | "dot"
   /** Asks for a line of memory to be brought into the second-level cache. */
   | "prefetch"
   /** Stores an integer of 32 bits and gives what was there, atomically. */

@@ -29,7 +29,7 @@ export class Value {
 
   /** The register that holds the value; a constant is put into one. */
   get reg(): Reg {
-    return this.operand.kind === "reg" ? this.operand : this.k.constant(this.operand.type, this.operand.value);
+    return this.operand.kind === "reg" ? this.operand : this.k.constant(this.operand);
   }
 
   /** The value as it is now: of a variable, a copy. */
@@ -227,6 +227,24 @@ export class Pointer {
     k.emit({ kind: "op", op: "loadBlock", dst, args, imm: block, address, element, count: count?.reg });
     return new VF(k, dst);
   }
+  /** One i32 in all lanes. */
+  broadcastInt(): VI {
+    return this.#loadBytes("broadcast");
+  }
+  /** 128 bits in every 128-bit block. */
+  broadcastBlock(): VI {
+    return this.#loadBytes("broadcastBlock");
+  }
+  /** 16 bytes as 32 numbers of 4 bits, one a byte: low halves, then high halves; vector `part` of them. */
+  nibbles(part: number): VI {
+    return this.#loadBytes("nibbles", part);
+  }
+  #loadBytes(op: Op, imm?: number): VI {
+    const { k, address, element } = this;
+    const dst = k.register("vi");
+    k.emit({ kind: "op", op, dst, args: [], imm, address, element });
+    return new VI(k, dst);
+  }
   /** One element in all lanes. */
   broadcast(): VF {
     const dst = this.k.register("vf");
@@ -420,6 +438,29 @@ export class VI extends Value {
   }
   sar(bits: number): VI {
     return this.#shift("sar", bits);
+  }
+  /** Bytes inside each 128-bit block, picked by those of `order`: 0 to 15, or 128 for a 0. */
+  shuffleBytes(order: VI): VI {
+    return new VI(this.k, this.k.result("shuffleBytes", "vi", [this.reg, order.operand]));
+  }
+  /** All ones in bytes that are equal. */
+  equalBytes(other: VI): VI {
+    return new VI(this.k, this.k.result("equalBytes", "vi", [this.reg, other.operand]));
+  }
+  /** The lowest bytes, one a lane. */
+  widenBytes(signed = false): VI {
+    return new VI(this.k, this.k.result("widenBytes", "vi", [this.reg], signed ? 1 : 0));
+  }
+  /** With three more vectors, as signed bytes in order, held within their range. */
+  packBytes(b: VI, c: VI, d: VI): VI {
+    return new VI(this.k, this.k.result("packBytes", "vi", [this.reg, b.reg, c.reg, d.reg]));
+  }
+  /**
+   * Products of bytes summed into the lanes, in whatever order: only the sum of all lanes is the same on every target.
+   * These bytes are 0 to 127, or any with `signed`; the others −127 to 127.
+   */
+  dot(other: VI, signed = false): VI {
+    return new VI(this.k, this.k.result("dot", "vi", [this.reg, other.reg], signed ? 1 : 0));
   }
   toFloat(): VF {
     return new VF(this.k, this.k.result("convert", "vf", [this.reg]));
