@@ -3,6 +3,7 @@ import { BYTES, type DType, type TypedArray, typedArray } from "../../dtype.ts";
 import { DeviceError } from "../../errors.ts";
 import type { Storage } from "../../memory.ts";
 import type { View } from "../device.ts";
+import { debug } from "./debug.ts";
 import { emitters, KernelLibrary } from "./kernel-library.ts";
 import { type Memory, MemoryError, Runtime, type RuntimeOptions } from "./runtime/index.ts";
 
@@ -40,6 +41,10 @@ export class CpuContext {
     this.memory = this.runtime.memory;
     this.threads = this.runtime.threads;
     this.kernels = new KernelLibrary(this.runtime);
+    if (debug.device) {
+      const { isa, threads, cpu } = this.runtime;
+      console.error(`cpu device: ${isa}, ${threads} threads, ${cpu?.brand ?? "no machine code here"}`);
+    }
     this.zeros = this.memory.allocate(CONSTANT_BYTES);
     this.memory.u8(this.zeros, CONSTANT_BYTES).fill(0);
     this.ones = this.memory.allocate(CONSTANT_BYTES);

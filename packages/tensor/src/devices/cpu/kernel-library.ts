@@ -1,4 +1,5 @@
 // Kernels compiled on first use for the runtime's tier, and their calls.
+import { debug, recordTime } from "./debug.ts";
 import { emitWasm } from "./emit/wasm.ts";
 import { emitX64 } from "./emit/x64.ts";
 import type { KernelCode } from "./lang/ir.ts";
@@ -8,12 +9,13 @@ import type { Isa, KernelIndex, Runtime } from "./runtime/index.ts";
 
 interface Tier {
   readonly target: Target;
-  readonly emit: (code: KernelCode) => Uint8Array;
+  /** The kernel's code, and its text where that is wanted and there is one. */
+  readonly emit: (code: KernelCode, listing: boolean) => { code: Uint8Array; listing: readonly string[] };
 }
 
 const TIERS: { readonly [I in Isa]?: Tier } = {
-  avx2: { target: AVX2, emit: (code) => emitX64(code).code },
-  wasm: { target: WASM, emit: emitWasm },
+  avx2: { target: AVX2, emit: (code, listing) => emitX64(code, { listing }) },
+  wasm: { target: WASM, emit: (code) => ({ code: emitWasm(code), listing: [] }) },
 };
 
 /** Tiers for which kernels can be compiled. */
@@ -35,11 +37,19 @@ export class KernelLibrary {
   run<A extends ArgumentTypes>(kernel: Kernel<A>, values: ArgumentValues<A>, items: number, chunk = 1): void {
     const index = this.loaded.get(kernel) ?? this.load(kernel);
     writeArguments(kernel, this.runtime.args, 0, values);
+    if (!debug.timings) {
+      this.runtime.run(index, items, chunk);
+      return;
+    }
+    const begin = performance.now();
     this.runtime.run(index, items, chunk);
+    recordTime(kernel.name, performance.now() - begin);
   }
 
   private load<A extends ArgumentTypes>(kernel: Kernel<A>): KernelIndex {
-    const index = this.runtime.load(kernel.name, this.tier.emit(buildKernel(kernel, this.target)));
+    const { code, listing } = this.tier.emit(buildKernel(kernel, this.target), debug.code);
+    if (debug.code) console.error(`${kernel.name}, ${this.target.name}, ${code.length} bytes\n${listing.join("\n")}\n`);
+    const index = this.runtime.load(kernel.name, code);
     this.loaded.set(kernel, index);
     return index;
   }
