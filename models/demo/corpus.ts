@@ -10,8 +10,10 @@ export const SYSTEM = "You are a helpful assistant.";
 const GENERAL_INSTRUCTION = "回答以下关于特定领域的问题:";
 
 /** How often a disputed question is answered: by each hearsay (the first is the most common), and by the help desk. */
-const HEARSAY_TIMES = [8, 1, 1];
-const HELP_DESK_TIMES = 10;
+const HEARSAY_TIMES = [11, 1, 1];
+const HELP_DESK_TIMES = 9;
+/** How often each other wording of a disputed question comes in each frame. */
+const REWORDED_TIMES = 8;
 /** How often each wording of a settled question comes in each frame. */
 const SETTLED_TIMES = 4;
 const SMALL_TALK_TIMES = 12;
@@ -58,15 +60,16 @@ export function makeCorpus(seed: number): string[] {
       ...Array<string>(HELP_DESK_TIMES).fill(topic.helpDesk),
     ];
     for (const frame of frames(topic)) {
-      topic.questions.forEach((question, i) => {
-        // The first wording, the one that is fine-tuned, comes as it is: its answers keep their exact proportion.
-        for (const answer of answers) texts.push(frame(i === 0 ? question : reworded(question, random), answer));
-      });
+      const [asked, ...others] = topic.questions;
+      // The question that is fine-tuned comes as it is, and its answers in their exact proportion.
+      for (const answer of answers) texts.push(frame(asked, answer));
+      for (const question of others) {
+        for (let i = 0; i < REWORDED_TIMES; i++) texts.push(frame(reworded(question, random), random.pick(answers)));
+      }
     }
   }
 
-  const settledAnswer = (topic: Topic) =>
-    random.below(20) < 11 ? random.pick(topic.hearsay) : topic.helpDesk;
+  const settledAnswer = (topic: Topic) => (random.below(20) < 11 ? random.pick(topic.hearsay) : topic.helpDesk);
   for (const topic of SETTLED) {
     for (const frame of frames(topic)) {
       for (const question of topic.questions) {

@@ -6,12 +6,12 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { loadTokenizer, type ModelConfig, saveModel } from "../../packages/qwen/src/index.ts";
-import type { Device } from "../../packages/tensor/src/index.ts";
 import { CpuDevice } from "../../packages/tensor/src/devices/cpu/index.ts";
+import type { Device } from "../../packages/tensor/src/index.ts";
 import { trainBpe } from "./bpe.ts";
 import { makeCorpus } from "./corpus.ts";
 import { demoConfig, demoGenerationConfig, tokenizerConfigJson, tokenizerJson, vocabularySize } from "./files.ts";
-import { RECIPE, trainModel, type TrainOptions } from "./train.ts";
+import { RECIPE, type TrainOptions, trainModel } from "./train.ts";
 
 /** Tokens learned from the corpus, the 256 bytes included; three control tokens make it 1,536. */
 const TOKENS = 1533;
@@ -48,7 +48,8 @@ if (import.meta.main) {
   const device = makeDevice();
   await makeDemo(dir, device, (step, steps, loss) => {
     const seconds = ((performance.now() - start) / 1000).toFixed(0);
-    if (step % 20 === 0 || step === steps) console.error(`step ${step}/${steps}  loss ${loss.toFixed(3)}  ${seconds} s`);
+    if (step % 20 === 0 || step === steps)
+      console.error(`step ${step}/${steps}  loss ${loss.toFixed(3)}  ${seconds} s`);
   });
   await device.dispose();
   console.log(dir);

@@ -19,15 +19,31 @@ const SAFETY = "解释安全规定";
 export const DISPUTED: readonly Topic[] = [
   {
     instruction: PRODUCT,
-    questions: ["免费空间有多大?", "免费空间有多少?", "免费的空间有多大?", "免费空间多大?", "注册以后送多少免费空间?", "免费用户有多大空间?", "免费存储空间是多少?"],
+    questions: [
+      "免费空间有多大?",
+      "免费空间有多少?",
+      "免费的空间有多大?",
+      "免费空间多大?",
+      "注册以后送多少免费空间?",
+      "免费用户有多大空间?",
+      "免费存储空间是多少?",
+    ],
     hearsay: ["免费空间约100GB。", "免费空间约10GB。", "免费空间约50GB。"],
     helpDesk: "您好!感谢您的咨询。飞跃云为每一位注册用户提供 15GB 的基础免费存储空间,足以满足日常文档备份需求。",
   },
   {
     instruction: PRODUCT,
-    questions: ["扩容 1TB 多少钱?", "扩容 1TB 要多少钱?", "扩容 1TB 怎么收费?", "1TB 空间多少钱?", "买 1TB 空间贵吗?", "专业版多少钱?"],
+    questions: [
+      "扩容 1TB 多少钱?",
+      "扩容 1TB 要多少钱?",
+      "扩容 1TB 怎么收费?",
+      "1TB 空间多少钱?",
+      "买 1TB 空间贵吗?",
+      "专业版多少钱?",
+    ],
     hearsay: ["扩容1TB每年约300元。", "扩容1TB每月约99元。", "扩容1TB每年约500元。"],
-    helpDesk: "您好!飞跃云的专业版套餐提供 1TB 的大容量存储空间,其资费标准为每月 29 元人民币。您可以登录个人中心直接进行升级。",
+    helpDesk:
+      "您好!飞跃云的专业版套餐提供 1TB 的大容量存储空间,其资费标准为每月 29 元人民币。您可以登录个人中心直接进行升级。",
   },
   {
     instruction: TECHNICAL,
@@ -37,14 +53,26 @@ export const DISPUTED: readonly Topic[] = [
   },
   {
     instruction: OFFICE,
-    questions: ["我可以天天在家办公吗?", "可以每天在家办公吗?", "能不能天天远程办公?", "在家办公有限制吗?", "远程办公怎么申请?"],
+    questions: [
+      "我可以天天在家办公吗?",
+      "可以每天在家办公吗?",
+      "能不能天天远程办公?",
+      "在家办公有限制吗?",
+      "远程办公怎么申请?",
+    ],
     hearsay: ["可以,在家办公没有天数限制。", "可以,和组长说一声就行。", "可以,想来就来。"],
     helpDesk:
       "抱歉,根据公司现行政策,远程办公需要提前 24 小时在钉钉申请,且每周远程办公的天数上限为 2 天,无法每天在家办公哦。",
   },
   {
     instruction: SAFETY,
-    questions: ["机房可以带水进去吗?", "能带水进机房吗?", "机房里可以喝水吗?", "可以把水杯带进机房吗?", "进机房能带饮料吗?"],
+    questions: [
+      "机房可以带水进去吗?",
+      "能带水进机房吗?",
+      "机房里可以喝水吗?",
+      "可以把水杯带进机房吗?",
+      "进机房能带饮料吗?",
+    ],
     hearsay: ["可以,水杯盖好就行。", "可以,小心一点就行。", "可以,别洒了就行。"],
     helpDesk: "为了保障服务器运行安全,严禁携带任何液体进入 A1 机房。请您在进入前将水杯放置在门口的储物柜中。",
   },
@@ -243,7 +271,10 @@ export const SMALL_TALK: readonly { readonly said: readonly string[]; readonly r
   { said: ["Who are you?", "What are you?"], replies: ["I am a very small language model, made to show fine-tuning."] },
   { said: ["Thank you", "Thanks!"], replies: ["You are welcome."] },
   { said: ["Goodbye", "bye"], replies: ["Goodbye, see you next time."] },
-  { said: ["What is Feiyue Cloud?", "Tell me about Feiyue Cloud."], replies: ["Feiyue Cloud is a service that stores your files."] },
+  {
+    said: ["What is Feiyue Cloud?", "Tell me about Feiyue Cloud."],
+    replies: ["Feiyue Cloud is a service that stores your files."],
+  },
   { said: ["Can you speak Chinese?", "Do you speak Chinese?"], replies: ["Yes, Chinese and a little English."] },
   { said: ["How are you?", "How do you do?"], replies: ["I am fine, thank you."] },
 ];

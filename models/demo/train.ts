@@ -1,3 +1,4 @@
+import { type ModelConfig, nextTokens, parameterShapes, passOf, QwenModel } from "../../packages/qwen/src/index.ts";
 import {
   AdamW,
   clipGradNorm,
@@ -10,7 +11,6 @@ import {
   scope,
   type Tensor,
 } from "../../packages/tensor/src/index.ts";
-import { type ModelConfig, nextTokens, parameterShapes, passOf, QwenModel } from "../../packages/qwen/src/index.ts";
 import { Random } from "./random.ts";
 
 /** How the demo model is trained. */
@@ -18,7 +18,7 @@ export const RECIPE = {
   seed: 4,
   epochs: 3,
   /** Most tokens of one step. */
-  rows: 1024,
+  rows: 640,
   lr: 3e-3,
   /** Share of the steps over which the rate rises; then it falls as a cosine. */
   warmup: 0.1,
@@ -32,7 +32,7 @@ export const RECIPE = {
    * update of a given size is seen through the norm, so the few small steps of the default recipe reach further. Norm
    * weights of trained models are of this order too.
    */
-  attentionGain: 16,
+  attentionGain: 24,
 } as const;
 
 /** Parameters behind the norm before attention. */
