@@ -27,6 +27,16 @@ test("toBf16 takes the nearer neighbour, the even one at a tie", () => {
   );
 });
 
+test("half-way between two bf16 lies the even one", () => {
+  const word = new Uint32Array(1);
+  const float = new Float32Array(word.buffer);
+  for (let bits = 0; bits < 0x7f80; bits++) {
+    word[0] = (bits << 16) | 0x8000;
+    if (toBf16(float[0]) !== bits + (bits % 2)) throw new Error(`${float[0]} became ${toBf16(float[0])}`);
+    if (toBf16(-float[0]) !== 0x8000 + bits + (bits % 2)) throw new Error(`${-float[0]} became ${toBf16(-float[0])}`);
+  }
+});
+
 test("every f16 is what a Float16Array reads", () => {
   const bits = new Uint16Array(65536).map((_, i) => i);
   const floats = new Float16Array(bits.buffer);

@@ -7,6 +7,7 @@ import {
   Module,
   memory,
   mseLoss,
+  noGrad,
   parameter,
   resetPeakMemory,
   scope,
@@ -80,6 +81,15 @@ describe("scope", () => {
     const view = scope(() => tensor([1, 2, 3]).slice(0, 1));
     expect([...(await view.data())]).toEqual([2, 3]);
     view.dispose();
+  });
+
+  test("operations that are not recorded keep nothing", () => {
+    const [x, w] = [tensor([[1, 2]], { requiresGrad: true }), tensor([[1], [2]])];
+    const made = grown();
+    scope(() => noGrad(() => x.mul(x).matmul(w).exp())).dispose();
+    scope(() => w.mul(w).sin()).dispose();
+    expect(grown()).toBe(made);
+    for (const t of [x, w]) t.dispose();
   });
 
   test("a parameter made inside outlives it", () => {

@@ -239,6 +239,26 @@ describe("making tensors", () => {
   });
 });
 
+describe("values", () => {
+  test("argmax takes the first of the largest, and a NaN before all", async () => {
+    const rows = [
+      [1, 3, 3],
+      [-1, -2, -1],
+      [Number.NaN, Infinity, 5],
+      [2, Number.NaN, Number.NaN],
+    ];
+    expect(await tensor(rows).argmax().tolist()).toEqual([1, 0, 0, 1]);
+    expect(await tensor(rows).T.argmax().tolist()).toEqual([2, 3, 3]);
+  });
+
+  test("dimensions of size 1 may have any stride", () => {
+    expect(isContiguous([1, 3], [99, 1])).toBe(true);
+    expect(isContiguous([2, 3], [99, 1])).toBe(false);
+    const row = zeros([4, 3]).slice(0, 1, 2);
+    expect(row.contiguous()).toBe(row);
+  });
+});
+
 describe("errors name what is wrong", () => {
   const x = zeros([2, 3]);
   const index = tensor([0, 5], { dtype: "i32" });
