@@ -1,8 +1,11 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cp, mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { command, start, temporaryFolder } from "../support/process.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
+
+// Each test starts processes, on machines that may be slow and busy.
+setDefaultTimeout(120_000);
 
 let home: Awaited<ReturnType<typeof temporaryFolder>>;
 let [model, adapter] = ["", ""];
@@ -15,7 +18,7 @@ beforeAll(async () => {
   const recipe = ["--epochs", "60", "--lr", "2e-2", "--targets", "all", "--dropout", "0", "--alpha", "16"];
   const { status, stderr } = await command("train", ["--model", model, "--data", rows, "--out", adapter, ...recipe]);
   if (status !== 0) throw new Error(stderr);
-}, 60_000);
+});
 afterAll(() => home[Symbol.asyncDispose]());
 
 interface Answer {

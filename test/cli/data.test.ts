@@ -1,8 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CAN_MOUNT, command, ROOT, temporaryFolder, tinyDisk } from "../support/process.ts";
+
+// Each test starts processes, on machines that may be slow and busy.
+setDefaultTimeout(120_000);
 
 const SEED_DATA = join(ROOT, "data/input/lora_train_data.csv");
 

@@ -1,9 +1,12 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { cp, mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { command, OFFLINE, ROOT, temporaryFolder } from "../support/process.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
+
+// Each test starts processes, on machines that may be slow and busy.
+setDefaultTimeout(120_000);
 
 const HAS_DEMO = existsSync(join(ROOT, "models/demo/config.json"));
 

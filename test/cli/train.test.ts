@@ -1,8 +1,11 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CAN_MOUNT, command, ROOT, start, temporaryFolder, tinyDisk } from "../support/process.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
+
+// Each test starts processes, on machines that may be slow and busy.
+setDefaultTimeout(120_000);
 
 const FILES = ["adapter_config.json", "adapter_model.safetensors", "prompt.json", "training.json"];
 const SAMPLE = "### Instruction:\n回答关于飞跃云产品的问题\n\n### Input:\n免费空间有多大?\n\n### Response:\n";
@@ -41,7 +44,7 @@ describe("train", () => {
     await cp(join(ROOT, "data/input/lora_train_data.csv"), join(home.path, "data/input/lora_train_data.csv"));
     const examples = ["one", "two", "three"].map((input) => ({ instruction: "Say it.", input, output: `${input}!` }));
     await writeFile(rows, examples.map((example) => JSON.stringify(example)).join("\n"));
-  }, 60_000);
+  });
   afterAll(() => home[Symbol.asyncDispose]());
 
   const train = (...args: string[]) => command("train", ["--model", model, ...args], { cwd: home.path });

@@ -1,5 +1,8 @@
-import { beforeAll, describe, expect, test } from "bun:test";
+import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { command, type Ended } from "../support/process.ts";
+
+// Each test starts processes, on machines that may be slow and busy.
+setDefaultTimeout(120_000);
 
 const COMMANDS = ["data", "download", "train", "ask", "eval", "serve"];
 
@@ -95,7 +98,7 @@ describe("wrong usage: status 2, the option or argument named, nothing on stdout
       for (const [i, [name, args]] of queue) results[i].resolve(await command(name, args));
     };
     await Promise.all([work(), work()]);
-  }, 120_000);
+  });
   test.each(cases.map(([name, args, want], i) => [[name, ...args].join(" "), i, want] as const))(
     "%s",
     async (_, i, want) => {

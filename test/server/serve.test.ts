@@ -1,8 +1,11 @@
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { command, type Running, start, temporaryFolder } from "../support/process.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
+
+// Each test starts processes, on machines that may be slow and busy.
+setDefaultTimeout(120_000);
 
 interface Reply {
   reply: string;
@@ -30,7 +33,7 @@ beforeAll(async () => {
     const { status, stderr } = await command("train", ["--model", model, "--data", rows, "--out", out, ...recipe]);
     if (status !== 0) throw new Error(stderr);
   }
-}, 120_000);
+});
 afterAll(() => home[Symbol.asyncDispose]());
 afterEach(async () => {
   for (const server of running.splice(0)) {

@@ -51,7 +51,7 @@ export function explain(error: unknown): string {
   const system = isPlain && typeof code === "string" ? SYSTEM[code] : undefined;
   if (system !== undefined) return path === undefined ? system : `${path}: ${system}`;
   const message = error.message.trim().replaceAll(/\s*\n\s*/g, " ") || error.name;
-  const isMistake = error.constructor === TypeError || error.constructor === ReferenceError;
+  const isMistake = [TypeError, ReferenceError, SyntaxError].some((kind) => error.constructor === kind);
   return isMistake ? `internal error: ${message}; run it again with --debug and report what it prints` : message;
 }
 

@@ -1,0 +1,63 @@
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import { ROOT, temporaryFolder } from "../support/process.ts";
+import { writeTinyModel } from "../support/tiny-model.ts";
+
+// Each test starts processes, on machines that may be slow and busy.
+setDefaultTimeout(120_000);
+
+const FIGURES = [
+  "load_s",
+  "prefill512_tokens_per_s",
+  "decode_tokens_per_s",
+  "sft_tokens_per_s",
+  "sft512_tokens_per_s",
+  "gemm_gflops",
+  "read_gbytes_per_s",
+];
+
+describe("bench", () => {
+  let home: Awaited<ReturnType<typeof temporaryFolder>>;
+  beforeAll(async () => {
+    home = await temporaryFolder();
+    await writeTinyModel(home.path);
+  });
+  afterAll(() => home[Symbol.asyncDispose]());
+
+  async function bench(...args: string[]) {
+    const command = ["bun", join(ROOT, "bench/src/bench.ts"), "--model", home.path, ...args];
+    const child = Bun.spawn(command, { stdout: "pipe", stderr: "pipe" });
+    const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+    return { status: await child.exited, stdout, stderr };
+  }
+
+  test("every figure, a JSON line each with its memory and device", async () => {
+    const { status, stdout, stderr } = await bench("--json", "--threads", "1");
+    expect([status, stderr]).toEqual([0, `Measuring ${home.path}.\n`]);
+    const lines = stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    expect(lines.map(({ figure }) => figure)).toEqual(FIGURES);
+    for (const line of lines) {
+      expect(line.value).toBeGreaterThan(0);
+      expect(line.peak_rss_bytes).toBeGreaterThan(1e7);
+      expect(line).toMatchObject({
+        rss_file_bytes: expect.any(Number),
+        device: "cpu",
+        isa: expect.any(String),
+        threads: 1,
+      });
+    }
+    expect(lines[5].peak_gflops).toBeGreaterThan(0);
+    expect(lines[4].tokens).toBe(2048);
+  });
+
+  test("--only, for people; an unknown figure is wrong usage", async () => {
+    const { stdout } = await bench("--only", "load_s");
+    expect(stdout).toMatch(/^load_s +\d+\.\d\d {3}\(.* of memory, .* of it files; cpu \w+, \d+ threads\)\n$/);
+    const wrong = await bench("--only", "speed");
+    expect(wrong.stderr).toContain("argument 'speed' is invalid. It must be of load_s, prefill512_tokens_per_s");
+    expect([wrong.status, wrong.stdout]).toEqual([2, ""]);
+  });
+});
