@@ -302,6 +302,18 @@ describe("saving", () => {
     await rm(next, { recursive: true });
   });
 
+  test("when a file cannot be moved to its place, the complete save waits until it can", async () => {
+    await saveAdapter(folder, await adapted());
+    await rm(join(folder, WEIGHTS_FILE));
+    await mkdir(join(folder, WEIGHTS_FILE, "in the way"), { recursive: true });
+    expect(await failure(saveAdapter(folder, await adapted({ r: 3 })))).toMatch(
+      /^DIR: holds a save that was interrupted and cannot be completed: /,
+    );
+    await rm(join(folder, WEIGHTS_FILE), { recursive: true });
+    expect((await loadAdapter(folder, new TinyModel())).config.r).toBe(3);
+    expect((await readdir(folder)).sort()).toEqual([CONFIG_FILE, WEIGHTS_FILE]);
+  });
+
   test("killed at any moment, the folder holds one whole adapter", async () => {
     const script = `
       import { Generator } from "@tslm/tensor";
