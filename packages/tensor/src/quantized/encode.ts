@@ -39,7 +39,7 @@ function encodeQ8(values: Float32Array, from: number, bytes: Uint8Array, at: num
   putHalf(bytes, at, bits);
   for (let j = 0; j < 32; j++) {
     const q = Math.round(values[from + j] * inverse);
-    bytes[at + 2 + j] = q < -127 ? -127 : q > 127 ? 127 : q;
+    bytes[at + 2 + j] = Math.min(127, Math.max(-127, q));
   }
 }
 
@@ -61,7 +61,7 @@ function encodeQ4(values: Float32Array, from: number, bytes: Uint8Array, at: num
   const inverse = scale > 0 ? 1 / scale : 0;
   for (let j = 0; j < 32; j++) {
     const q = Math.round((values[from + j] - minimum) * inverse);
-    quantized[j] = q < 0 ? 0 : q > LEVELS ? LEVELS : q;
+    quantized[j] = Math.min(LEVELS, Math.max(0, q));
   }
   putHalf(bytes, at, scaleBits);
   putHalf(bytes, at + 2, minimumBits);

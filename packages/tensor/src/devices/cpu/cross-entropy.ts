@@ -3,12 +3,13 @@
 //
 // The gradient to a hidden state is Σ softmax(v)·W[v] − W[target]. The sum is carried relative to the row's maximum so
 // far and rescaled when that grows, as in flash attention; it is divided by the sum of exponentials at the end.
-import { fromBf16 } from "../../dtype.ts";
+import { BYTES } from "../../dtype.ts";
 import { DeviceError } from "../../errors.ts";
 import type { LinearCrossEntropyArgs, View } from "../device.ts";
+import { readRow } from "../reference/views.ts";
 import type { CpuContext } from "./context.ts";
 import { softmaxBlockKernel, softmaxGradKernel } from "./kernels/cross-entropy.ts";
-import { matmulAt } from "./matmul.ts";
+import { isWeight, matmulAt, type Weight } from "./matmul.ts";
 
 /** Classes whose logits exist at a time, for at most GROUP_ROWS rows. */
 const BLOCK_CLASSES = 2048;
@@ -18,7 +19,7 @@ const GROUP_ROWS = 1024;
 export function linearCrossEntropy(cpu: CpuContext, args: LinearCrossEntropyArgs): boolean {
   const { hidden, weight, targets, scale, loss, gradHidden, gradWeight } = args;
   const f32 = [hidden, scale, loss, gradHidden, gradWeight].every((view) => view === undefined || view.dtype === "f32");
-  if (!f32 || (weight.dtype !== "f32" && weight.dtype !== "bf16") || targets.dtype !== "i32") return false;
+  if (!f32 || !isWeight(weight.dtype) || targets.dtype !== "i32") return false;
   const dense = [hidden, weight, gradHidden, gradWeight].every((view) => view === undefined || view.strides[1] === 1);
   if (!dense || hidden.shape[1] === 0) return false;
   for (const view of [hidden, weight, targets, scale, loss, gradHidden, gradWeight]) {
@@ -89,7 +90,7 @@ function lossOfRows(
     const targetLogit = new Float64Array(count);
 
     const weightAddress = cpu.address(weight, "linearCrossEntropy");
-    const weightBytes = weight.dtype === "bf16" ? 2 : 4;
+    const weightBytes = BYTES[weight.dtype];
     const eachBlock = (
       visit: (first: number, classes: number, block: { address: number; row: number; column: number }) => void,
     ) => {
@@ -99,7 +100,7 @@ function lossOfRows(
         const block = { address, row: weight.strides[0]!, column: 1 };
         // logits = hidden · Wᵀ
         matmulAt(cpu, {
-          ...{ m: count, n: classes, k: size, element: weight.dtype as "f32" | "bf16" },
+          ...{ m: count, n: classes, k: size, element: weight.dtype as Weight },
           a: { address: gathered.address, row: size, column: 1 },
           b: { address, row: 1, column: weight.strides[0]! },
           c: { address: logits.address, row: width, column: 1 },
@@ -124,7 +125,7 @@ function lossOfRows(
       if (!gradHidden) return;
       // carried += exponentials · W
       matmulAt(cpu, {
-        ...{ m: count, n: size, k: classes, element: weight.dtype as "f32" | "bf16", accumulate: true },
+        ...{ m: count, n: size, k: classes, element: weight.dtype as Weight, accumulate: true },
         a: { address: logits.address, row: width, column: 1 },
         b: block,
         c: { address: carried.address, row: size, column: 1 },
@@ -139,13 +140,13 @@ function lossOfRows(
     if (gradHidden) {
       const out = cpu.array(gradHidden);
       const weightArray = cpu.array(weight);
-      const widen = weight.dtype === "bf16" ? fromBf16 : (value: number) => value;
       for (let i = 0; i < count; i++) {
         const to = gradHidden.offset + rows[i]! * gradHidden.strides[0]!;
         const from = weight.offset + targetOf(rows[i]!) * weight.strides[0]!;
+        const row = readRow(weightArray, weight, from, 1, size);
         const [factor, share] = [scales.values[i]!, 1 / sum.values[i]!];
         for (let f = 0; f < size; f++) {
-          out[to + f] = factor * (carried.values[i * size + f]! * share - widen(weightArray[from + f]!));
+          out[to + f] = factor * (carried.values[i * size + f]! * share - row[f]!);
         }
       }
     }

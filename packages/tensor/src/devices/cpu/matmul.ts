@@ -1,8 +1,10 @@
 // Matrix products: which kernel, with which arguments.
+import { type BlockType, BYTES, isBlocks } from "../../dtype.ts";
 import type { MatmulOptions, View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import { gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "./kernels/gemm.ts";
 import { fitsGemv, GEMV_ROWS, gemv, gemvColumns, gemvWorkspaceBytes } from "./kernels/gemv.ts";
+import { blockProduct, fitsBlocks } from "./quantized.ts";
 
 /** One matrix of a call: where it begins, and elements from row to row and from column to column. */
 interface Matrix {
@@ -23,7 +25,7 @@ interface Source {
 /** Runs `out = alpha·a·b (+ out | + bias)`; false where no kernel takes these strides and types. */
 export function matmul(cpu: CpuContext, a: View, b: View, out: View, options: MatmulOptions = {}): boolean {
   const { alpha = 1, accumulate = false, bias } = options;
-  if (a.dtype !== "f32" || out.dtype !== "f32" || (b.dtype !== "f32" && b.dtype !== "bf16")) return false;
+  if (a.dtype !== "f32" || out.dtype !== "f32" || !isWeight(b.dtype)) return false;
   if (accumulate && bias) return false;
   if (bias && (bias.dtype !== "f32" || (bias.shape[0] !== 1 && bias.strides[0] !== 1))) return false;
   const batches = foldBatches(a, b, out);
@@ -33,10 +35,11 @@ export function matmul(cpu: CpuContext, a: View, b: View, out: View, options: Ma
   const [left, right, result] = [matrix(a, m, k), matrix(b, k, n), matrix(out, m, n)];
   if ((left.column !== 1 && left.row !== 1) || (right.column !== 1 && right.row !== 1) || result.column !== 1)
     return false;
+  if (isBlocks(b.dtype) && !fitsBlocks(b.dtype, right, k, n)) return false;
   // Checked once as whole views; the matrices of a batch lie inside.
   const [baseA, baseB, baseOut] = [a, b, out].map((view) => cpu.address(view, "matmul"));
   const biasAddress = bias ? cpu.address(bias, "matmul") : 0;
-  const sizeB = b.dtype === "bf16" ? 2 : 4;
+  const sizeB = BYTES[b.dtype];
   for (const { a: offsetA, b: offsetB, out: offsetOut } of batches.offsets) {
     const c = baseOut! + 4 * offsetOut;
     const source: Source = accumulate
@@ -52,12 +55,19 @@ export function matmul(cpu: CpuContext, a: View, b: View, out: View, options: Ma
   return true;
 }
 
-interface Product {
+/** Element types that the right side of a product may have. */
+export type Weight = "f32" | "bf16" | BlockType;
+
+export function isWeight(dtype: View["dtype"]): dtype is Weight {
+  return dtype === "f32" || dtype === "bf16" || isBlocks(dtype);
+}
+
+export interface Product {
   readonly m: number;
   readonly n: number;
   readonly k: number;
   readonly alpha: number;
-  readonly element: "f32" | "bf16";
+  readonly element: Weight;
   readonly a: Matrix;
   readonly b: Matrix;
   readonly c: Matrix;
@@ -79,6 +89,7 @@ const FEW_ROWS = 2 * GEMV_ROWS;
 /** Runs a product of few rows; false where `gemv` does not take the sizes. */
 function fewRows(cpu: CpuContext, given: Product): boolean {
   const { m, n, k, alpha, element, a, b, c, source } = given;
+  if (isBlocks(element)) return false;
   const { kernels, threads } = cpu;
   const fits = (rows: number) => fitsGemv(kernels.target, element, rows, n, k);
   const most = Math.min(m, GEMV_ROWS);
@@ -100,6 +111,10 @@ function fewRows(cpu: CpuContext, given: Product): boolean {
 function product(cpu: CpuContext, given: Product): void {
   if (fewRows(cpu, given)) return;
   const { m, n, k, alpha, element, a, b, c, source } = given;
+  if (isBlocks(element)) {
+    blockProduct(cpu, { ...given, element }, (decoded) => product(cpu, decoded));
+    return;
+  }
   const { kernels, threads } = cpu;
   const plan = planGemm(kernels.target, m, n, k, threads);
   const workspace = cpu.workspace(gemmWorkspaceBytes(kernels.target));

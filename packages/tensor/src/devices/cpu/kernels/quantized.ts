@@ -1,0 +1,253 @@
+/**
+ * Products with weights in quantised blocks.
+ *
+ * For a few rows: `quantizeRows` turns the rows into signed bytes in groups of 32 with a scale each, as llama.cpp does
+ * before its products, and `blockGemv` multiplies bytes by bytes, so weights are read once, as they lie, at memory
+ * speed. For many rows `decodeRows` writes weights out as f32, some rows at a time, for `gemm`.
+ */
+
+import { BLOCKS, type BlockType } from "../../../dtype.ts";
+import type { Builder } from "../lang/builder.ts";
+import { defineKernel } from "../lang/kernel.ts";
+import { claimWorkspace } from "../lang/math.ts";
+import type { Index, Pointer, VF } from "../lang/values.ts";
+import { type BlockReader, blockReaders, GROUP, type Group, partsOf } from "./blocks.ts";
+
+/** Rows that one call of `blockGemv` takes. */
+export const BLOCK_GEMV_ROWS = 4;
+
+/**
+ * A group of activations: 32 signed bytes, then eight f32 that are the group's scale times a constant times the sum of
+ * four bytes each (what a weight's offset is multiplied with), then the scale.
+ */
+const RECORD_BYTES = GROUP + 4 * 8 + 4;
+const SUMS_AT = GROUP;
+const SCALE_AT = GROUP + 4 * 8;
+
+/** Bytes of a quantised row of `n` activations. */
+export const quantizedRowBytes = (n: number): number => (n / GROUP) * RECORD_BYTES;
+
+/** Bytes of one thread's workspace in `blockGemv` and `decodeRows`. */
+export const BLOCK_WORKSPACE_BYTES = 256;
+
+/** The constant that `quantizeRows` must be given before a product with this type. */
+export const sumsFactor = (type: BlockType): number => blockReaders[type].constant;
+
+/** An item is a row. */
+export const quantizeRows = defineKernel(
+  "quantize_rows",
+  {
+    /** f32 [rows, 32·groups] */
+    a: "f32*",
+    /** Elements from row to row. */
+    lda: "index",
+    groups: "index",
+    out: "u8*",
+    constant: "f32",
+  },
+  (k, args) => {
+    const vectors = GROUP / k.lanes;
+    k.loop({ from: k.begin, to: k.end }, (row) => {
+      const from = k.variable(args.a.at(row.mul(args.lda)));
+      const to = k.variable(args.out.at(row.mul(args.groups).mul(RECORD_BYTES)));
+      k.repeat(args.groups, () => {
+        const values = Array.from({ length: vectors }, (_, v) => from.at(v * k.lanes).load());
+        const most = values.map((x) => x.abs()).reduce((a, b) => a.max(b));
+        // NaN or infinity among them make the scale NaN, and so every product of the row.
+        const poison = values
+          .reduce((a, b) => a.add(b))
+          .sum()
+          .mul(0);
+        const scale = most
+          .maximum()
+          .mul(1 / 127)
+          .add(poison);
+        // Of an empty group the bytes are 0 whatever it is divided by; the least normal number keeps 1/scale finite.
+        const inverse = k
+          .float(1)
+          .div(scale.max(2 ** -120))
+          .splat();
+        const rounded = values.map((x) => x.mul(inverse).toInt());
+        const sums = scale.mul(args.constant).splat();
+        for (let part = 0; part < partsOf(k.target); part++) {
+          const [a, b, c, d] = rounded.slice(4 * part);
+          const bytes = a.packBytes(b, c, d);
+          to.atByte(part * 4 * k.lanes)
+            .as("i32")
+            .store(bytes);
+          const four = k.vectorInt(0x01010101).dot(bytes).toFloat();
+          to.atByte(SUMS_AT + part * 4 * k.lanes)
+            .as("f32")
+            .store(four.mul(sums));
+        }
+        to.atByte(SCALE_AT).as("f32").store(scale);
+        from.advance(GROUP);
+        to.advanceBytes(RECORD_BYTES);
+      });
+    });
+  },
+);
+
+const gemvArgs = {
+  /** Rows as `quantizeRows` leaves them. */
+  a: "u8*",
+  /** Bytes from row to row. */
+  aRow: "index",
+  w: "u8*",
+  /** Bytes from row to row of W, a multiple of its blocks. */
+  wRow: "index",
+  /** Blocks in a row of W. */
+  blocks: "index",
+  c: "f32*",
+  ldc: "index",
+  /** What the sums are added to, as in `gemm`. */
+  source: "f32*",
+  sourceRow: "index",
+  sourceColumn: "index",
+  alpha: "f32",
+  /** One i32 flag a thread, 0 at first, and `BLOCK_WORKSPACE_BYTES` a thread. */
+  slots: "i32*",
+  workspace: "u8*",
+} as const;
+
+/** Blocks of one group that are multiplied between two jumps. */
+const UNROLL = 4;
+
+/** C [rows, n] = alpha·A·Wᵀ (+ source), W [n, k] in blocks along k. An item is a row of W, a column of C. */
+function gemvKernel(type: BlockType, rows: number) {
+  const reader = blockReaders[type];
+  return defineKernel(`gemv_${type}_${rows}`, gemvArgs, (k, args) => {
+    const { slot, release } = claimWorkspace(k, args.slots);
+    const scratch = args.workspace.at(slot.mul(BLOCK_WORKSPACE_BYTES)).fixed();
+    // Products and offsets are summed apart, so that neither waits for the other; the order is the same for any number
+    // of rows.
+    const ways = reader.constant === 0 ? 1 : 2;
+    const aRow = args.aRow;
+    k.loop({ from: k.begin, to: k.end }, (column) => {
+      const w = k.variable(args.w.at(column.mul(args.wRow)));
+      const a = k.variable(args.a);
+      const sums = Array.from({ length: rows }, () => Array.from({ length: ways }, () => k.variable(k.zero())));
+      const multiplyBlock = (): void => {
+        let g = 0;
+        for (const { bytes, scale, offset = scale } of reader.read(k, w, scratch)) {
+          for (let r = 0; r < rows; r++) {
+            const record = rowOf(a, aRow, r).atByte(g * RECORD_BYTES);
+            const factor = record.atByte(SCALE_AT).as("f32").broadcast();
+            bytes.forEach((part, p) => {
+              const at = p * 4 * k.lanes;
+              const activations = record.atByte(at).as("i32").loadInt();
+              const products = part.dot(activations, reader.signed).toFloat();
+              sums[r][0].addProduct(products, factor.mul(scale[p]));
+              if (reader.constant === 0) return;
+              sums[r][1].addProduct(
+                record
+                  .atByte(SUMS_AT + at)
+                  .as("f32")
+                  .load(),
+                offset[p],
+              );
+            });
+          }
+          g++;
+        }
+        w.advanceBytes(reader.bytes);
+        a.advanceBytes(reader.groups * RECORD_BYTES);
+      };
+      if (reader.groups === 1) {
+        k.repeat(args.blocks.sar(Math.log2(UNROLL)), () => {
+          for (let u = 0; u < UNROLL; u++) multiplyBlock();
+        });
+        k.repeat(args.blocks.and(UNROLL - 1), multiplyBlock);
+      } else k.repeat(args.blocks, multiplyBlock);
+
+      const to = k.variable(args.c.at(column));
+      const source = k.variable(args.source.at(args.sourceColumn.mul(column)));
+      for (const row of sums) {
+        const total = row.reduce<VF>((sum, x) => (sum === x ? x : sum.add(x)), row[0]).sum();
+        to.store(total.mul(args.alpha).add(source.loadF32()));
+        to.advance(args.ldc);
+        source.advanceBytes(args.sourceRow);
+      }
+    });
+    release();
+  });
+}
+
+/** The place `row` rows on. */
+const rowOf = (a: Pointer, stride: Index, row: number): Pointer => {
+  if (row === 0) return a;
+  return row === 3 ? a.atStride(stride.mul(3), 1) : a.atStride(stride, row as 1 | 2);
+};
+
+const decodeArgs = {
+  w: "u8*",
+  wRow: "index",
+  blocks: "index",
+  out: "f32*",
+  /** Elements from row to row. */
+  ldo: "index",
+  slots: "i32*",
+  workspace: "u8*",
+} as const;
+
+/** Rows of W as f32, each element rounded once. An item is a row. */
+function decodeKernel(type: BlockType) {
+  const reader = blockReaders[type];
+  return defineKernel(`decode_${type}`, decodeArgs, (k, args) => {
+    const { slot, release } = claimWorkspace(k, args.slots);
+    const scratch = args.workspace.at(slot.mul(BLOCK_WORKSPACE_BYTES)).fixed();
+    k.loop({ from: k.begin, to: k.end }, (row) => {
+      const w = k.variable(args.w.at(row.mul(args.wRow)));
+      const out = k.variable(args.out.at(row.mul(args.ldo)));
+      k.repeat(args.blocks, () => {
+        for (const group of reader.read(k, w, scratch)) {
+          decodeGroup(k, reader, group, scratch.atByte(BLOCK_WORKSPACE_BYTES - GROUP), out);
+          out.advance(GROUP);
+        }
+        w.advanceBytes(reader.bytes);
+      });
+    });
+    release();
+  });
+}
+
+function decodeGroup(
+  k: Builder,
+  { signed, halves, constant }: BlockReader,
+  { bytes, scale, offset }: Group,
+  scratch: Pointer,
+  out: Pointer,
+): void {
+  // Through memory: widening takes bytes from the start of a vector only.
+  bytes.forEach((part, p) => {
+    scratch
+      .atByte(p * 4 * k.lanes)
+      .as("i32")
+      .store(part);
+  });
+  const scales = scratch.atByte(-GROUP).as("f32");
+  if (halves) {
+    scale.forEach((factors, p) => {
+      scales.at(p * k.lanes).store(factors);
+    });
+  }
+  for (let i = 0; i < GROUP; i += k.lanes) {
+    const part = Math.floor(i / (4 * k.lanes));
+    const numbers = scratch
+      .atByte(i)
+      .as(signed ? "i8" : "u8")
+      .loadInt();
+    // A lane of the factors belongs to four bytes.
+    const factor = halves ? scales.at(i / 4).broadcast() : scale[part];
+    if (offset) out.at(i).store(numbers.toFloat().fma(factor, offset[part]));
+    else out.at(i).store((constant === 0 ? numbers : numbers.add(constant)).toFloat().mul(factor));
+  }
+}
+
+const types = Object.keys(BLOCKS) as BlockType[];
+const forTypes = <T>(make: (type: BlockType) => T) =>
+  Object.fromEntries(types.map((type) => [type, make(type)])) as { readonly [K in BlockType]: T };
+
+/** `blockGemv[type of W][rows − 1]` */
+export const blockGemv = forTypes((type) => Array.from({ length: BLOCK_GEMV_ROWS }, (_, i) => gemvKernel(type, i + 1)));
+export const decodeRows = forTypes(decodeKernel);
