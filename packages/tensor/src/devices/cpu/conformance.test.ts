@@ -1,12 +1,22 @@
 import { describe } from "bun:test";
+import { native } from "#native";
 import { runDeviceTests } from "../conformance.ts";
 import { CpuDevice } from "./device.ts";
 import { emitters } from "./kernel-library.ts";
 import { Runtime } from "./runtime/index.ts";
 import { isas, missing } from "./runtime/isa.ts";
+import { GuardedMemory } from "./testing.ts";
 
 const { cpu } = new Runtime({ emitters, threads: 1 });
 
 describe.each(isas.filter((isa) => emitters.includes(isa) && missing(isa, cpu) === undefined))("%s", (isa) => {
   runDeviceTests((threads) => new CpuDevice({ isa, threads }));
+});
+
+// A kernel that reads or writes beside its operands ends the process here.
+describe.skipIf(native === undefined).each([
+  ["end", false],
+  ["begin", true],
+] as const)("every block's %s at a guard page", (_, early) => {
+  runDeviceTests((threads) => new CpuDevice({ threads, memory: (host) => new GuardedMemory(host, early) }));
 });

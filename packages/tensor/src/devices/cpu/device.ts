@@ -21,6 +21,7 @@ import { elementwise, reduce } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
 import { adamW, dropout, RopeTables, rmsNorm, rmsNormBackward, rope } from "./model.ts";
 import { argmax, gatherRows, scatterRows } from "./rows.ts";
+import type { RuntimeOptions } from "./runtime/index.ts";
 
 /** How the compiled device is set up. */
 export interface CpuDeviceOptions {
@@ -29,6 +30,9 @@ export interface CpuDeviceOptions {
   /** Forces a tier of kernels (`avx2`, `wasm`, …); default: `TENSOR_ISA`, else the best that runs here. */
   readonly isa?: string;
 }
+
+/** Options that only tests use. */
+type TestOptions = Pick<RuntimeOptions, "memory">;
 
 /** After this long without a pause, waiting for results gives timers, sockets and signal handlers their turn. */
 const PAUSE_MS = 8;
@@ -41,7 +45,7 @@ export class CpuDevice extends HostDevice {
   #lastPause = performance.now();
 
   /** @throws IsaError when the forced tier cannot run here */
-  constructor(options: CpuDeviceOptions = {}) {
+  constructor(options: CpuDeviceOptions & TestOptions = {}) {
     super();
     this.#cpu = new CpuContext(options);
     const { isa, threads } = this.#cpu.runtime;

@@ -3,6 +3,54 @@ import { fromBf16, toBf16 } from "../../dtype.ts";
 import { Storage } from "../../memory.ts";
 import type { Device, View } from "../device.ts";
 import { ReferenceDevice } from "../reference/index.ts";
+import { type Memory, MemoryError, type NativeHost, ViewedMemory } from "./runtime/index.ts";
+
+/** Memory whose every block ends (or with `early` begins) at an inaccessible page, and is inaccessible once freed. */
+export class GuardedMemory extends ViewedMemory implements Memory {
+  readonly pointerBytes = 8;
+  private readonly host: NativeHost;
+  private readonly early: boolean;
+  private readonly blocks = new Map<number, { bytes: number; start: number; size: number; view: ArrayBuffer }>();
+
+  constructor(host: NativeHost, early: boolean) {
+    super();
+    this.host = host;
+    this.early = early;
+  }
+
+  allocate(bytes: number): number {
+    const size = Math.max(1, Math.ceil(bytes / this.host.pageBytes)) * this.host.pageBytes;
+    const start = this.host.map(size);
+    if (start === 0) throw new MemoryError(`no ${bytes} bytes`);
+    // Elements are aligned, nothing else is.
+    const address = this.early ? start : start + size - Math.ceil(bytes / 4) * 4;
+    this.blocks.set(address, { bytes, start, size, view: this.host.view(start, size) });
+    return address;
+  }
+
+  free(address: number): void {
+    const { start, size } = this.blocks.get(address)!;
+    this.blocks.delete(address);
+    this.host.unmap(start, size);
+  }
+
+  sizeOf(address: number): number | undefined {
+    return this.blocks.get(address)?.bytes;
+  }
+
+  override buffer(address: number, bytes: number): { buffer: ArrayBufferLike; byteOffset: number } {
+    for (const { start, size, view } of this.blocks.values()) {
+      if (address >= start && address + bytes <= start + size) return { buffer: view, byteOffset: address - start };
+    }
+    throw new MemoryError(`${bytes} bytes at ${address} are not memory of this device`);
+  }
+
+  trim(): void {}
+
+  stats() {
+    return { used: 0, peak: 0, blocks: this.blocks.size, reserved: 0 };
+  }
+}
 
 export interface ViewSpec {
   readonly shape: readonly number[];

@@ -10,8 +10,9 @@ import { type Memory, NativeMemory, WasmMemory } from "./memory.ts";
 import { checkThreads, type KernelIndex, mayShare, type PoolOptions, WorkerPool } from "./pool.ts";
 
 export type { CpuFeatures, CpuInfo } from "./cpu-info.ts";
+export type { NativeHost } from "./host.ts";
 export { type Isa, IsaError } from "./isa.ts";
-export { type Memory, MemoryError } from "./memory.ts";
+export { type Memory, MemoryError, ViewedMemory } from "./memory.ts";
 export { type KernelIndex, PoolError } from "./pool.ts";
 
 export interface RuntimeOptions {
@@ -21,6 +22,8 @@ export interface RuntimeOptions {
   readonly emitters: readonly Isa[];
   /** Forces a tier; default: `TENSOR_ISA` of the environment, else the best. */
   readonly isa?: string;
+  /** Memory of machine code in place of the usual heap: tests put every block between guard pages. */
+  readonly memory?: (host: NativeHost) => Memory;
 }
 
 /** Room for the arguments of one kernel. */
@@ -77,7 +80,7 @@ export class Runtime {
       kind = { memory: memory.memory };
     } else {
       this.code = probed!.code;
-      this.memory = new NativeMemory(native!);
+      this.memory = options.memory?.(native!) ?? new NativeMemory(native!);
       kind = { prelude: native!.workerPrelude };
     }
     const block = this.memory.u8((this.argsAddress = this.memory.allocate(ARGUMENTS_BYTES)), ARGUMENTS_BYTES);

@@ -29,25 +29,9 @@ export interface Memory {
   stats(): HeapStats;
 }
 
-abstract class HeapMemory {
-  protected abstract readonly heap: Heap;
+/** Typed arrays over memory, given where a range lies. */
+export abstract class ViewedMemory {
   abstract buffer(address: number, bytes: number): { buffer: ArrayBufferLike; byteOffset: number };
-
-  allocate(bytes: number): number {
-    return this.heap.allocate(bytes);
-  }
-
-  free(address: number): void {
-    this.heap.free(address);
-  }
-
-  sizeOf(address: number): number | undefined {
-    return this.heap.sizeOf(address);
-  }
-
-  stats(): HeapStats {
-    return this.heap.stats();
-  }
 
   u8(address: number, length: number): Uint8Array {
     const { buffer, byteOffset } = this.buffer(address, length);
@@ -77,6 +61,26 @@ abstract class HeapMemory {
   f64(address: number, length: number): Float64Array {
     const { buffer, byteOffset } = this.buffer(address, length * 8);
     return new Float64Array(buffer, byteOffset, length);
+  }
+}
+
+abstract class HeapMemory extends ViewedMemory {
+  protected abstract readonly heap: Heap;
+
+  allocate(bytes: number): number {
+    return this.heap.allocate(bytes);
+  }
+
+  free(address: number): void {
+    this.heap.free(address);
+  }
+
+  sizeOf(address: number): number | undefined {
+    return this.heap.sizeOf(address);
+  }
+
+  stats(): HeapStats {
+    return this.heap.stats();
   }
 }
 
