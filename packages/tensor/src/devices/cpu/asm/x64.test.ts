@@ -1,8 +1,6 @@
 /** Every instruction form over random operands against GNU as, byte by byte. */
 import { expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { assemble, haveAs } from "./testing.ts";
 import {
   ARITHMETIC,
   type ArithmeticName,
@@ -18,10 +16,6 @@ import {
 import { type EvexEncoding, type EvexName, evexInstructions } from "./x64-evex-table.ts";
 import { type Encoding, instructions, type VexName } from "./x64-table.ts";
 
-const haveAs = Bun.which("as") !== null && Bun.which("objcopy") !== null && process.arch === "x64";
-if (!haveAs)
-  console.warn("SKIPPED: GNU as and objcopy are not here, so the x86-64 encoders are not compared with them");
-
 /** Deterministic numbers, so that a failure can be repeated. */
 let state = 0x2545f491;
 function random(n: number): number {
@@ -36,23 +30,6 @@ function randomMemory(): Memory {
   let index: number | undefined = random(2) ? random(16) : undefined;
   if (index === 4) index = 5;
   return { base: random(16), index, scale: index === undefined ? undefined : ([1, 2, 4, 8] as const)[random(4)], disp };
-}
-
-function assemble(lines: readonly string[]): Uint8Array {
-  const folder = mkdtempSync(join(tmpdir(), "asm-"));
-  try {
-    writeFileSync(join(folder, "a.s"), `.intel_syntax noprefix\n${lines.join("\n")}\n`);
-    for (const command of [
-      ["as", "--64", "-o", "a.o", "a.s"],
-      ["objcopy", "-O", "binary", "-j", ".text", "a.o", "a.bin"],
-    ]) {
-      const run = Bun.spawnSync(command, { cwd: folder });
-      if (run.exitCode !== 0) throw new Error(run.stderr.toString());
-    }
-    return new Uint8Array(readFileSync(join(folder, "a.bin")));
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
 }
 
 const hex = (bytes: Uint8Array): string => [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");

@@ -127,9 +127,9 @@ export class Assembler {
     while (missing > 0) {
       const size = Math.min(missing, NOPS.length - 1);
       this.#bytes.push(...NOPS[size]);
+      this.#lines?.push(`.byte ${NOPS[size].join(", ")} # nop`);
       missing -= size;
     }
-    this.#lines?.push(`.p2align ${Math.log2(boundary)}`);
   }
 
   /** A place in the constant pool that holds `bytes`; equal constants share one. */
@@ -149,6 +149,7 @@ export class Assembler {
       while (this.position % 32) this.#bytes.push(0);
       label.position = this.position;
       this.#bytes.push(...bytes);
+      this.#lines?.push(".balign 32, 0", `${label.name}: .byte ${bytes.join(", ")}`);
     }
     const code = new Uint8Array(this.#bytes);
     const view = new DataView(code.buffer);
@@ -287,7 +288,8 @@ export class Assembler {
 
   /** Backward jumps take the short form where it reaches; forward ones are always long, their distance being unknown. */
   jump(condition: ConditionName | "always", target: Label): void {
-    this.#line(condition === "always" ? "jmp" : `j${condition}`, target.name);
+    const size = target.position < 0 ? "{disp32} " : "";
+    this.#line(`${size}${condition === "always" ? "jmp" : `j${condition}`}`, target.name);
     const distance = target.position - (this.position + 2);
     if (target.position >= 0 && fitsByte(distance)) {
       this.#bytes.push(condition === "always" ? 0xeb : 0x70 + CONDITION[condition], distance & 0xff);

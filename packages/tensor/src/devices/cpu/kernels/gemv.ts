@@ -117,7 +117,8 @@ function gemvKernel(element: Weight, rows: number) {
       const group = k.variable(w);
       const place = k.variable(to);
       // Four rows of A need one register too many: the counter, used once in some hundred instructions, may be spilled.
-      k.loop({ to: count, maySpill: rows === GEMV_ROWS }, () => {
+      // Sixteen rows of W need more.
+      k.loop({ to: count, maySpill: rows === GEMV_ROWS || lanes > 8 }, () => {
         body(group, place);
         group.advanceBytes(wRowBytes.mul(lanes));
         place.advance(lanes);

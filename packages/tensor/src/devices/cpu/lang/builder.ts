@@ -34,7 +34,13 @@ export class Builder {
   }
 
   finish(): KernelCode {
-    return { name: this.#name, body: this.#body, parameters: this.#parameters, registers: this.#registers };
+    return {
+      name: this.#name,
+      target: this.target,
+      body: this.#body,
+      parameters: this.#parameters,
+      registers: this.#registers,
+    };
   }
 
   // ---- what the value classes build on ----

@@ -4,6 +4,8 @@
  * one pass and WebAssembly can take it as it is.
  */
 
+import type { Target } from "./target.ts";
+
 /**
  * `index`: a signed integer as wide as an address (also every pointer). `f32`: one number. `vi`: a vector of f32 or of i32 lanes, as many as the target has. `vb`: one truth value a lane.
  */
@@ -167,6 +169,7 @@ export type Node = Instruction | Loop | If | Comment;
 
 export interface KernelCode {
   readonly name: string;
+  readonly target: Target;
   readonly body: Node[];
   /** What the machine function takes: the address of the argument block, the first item and the end of the items. */
   readonly parameters: readonly [args: Reg, begin: Reg, end: Reg];

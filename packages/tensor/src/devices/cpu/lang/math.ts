@@ -38,7 +38,8 @@ export function eachColumn(
   const bf16 = rows[0].element === "bf16";
   const step = bf16 ? 8 : 4;
   const whole = length.alignDown(step);
-  k.loop({ to: whole, step }, (i) => {
+  // Sixteen rows have more addresses than there are registers.
+  k.loop({ to: whole, step, maySpill: k.lanes > 8 }, (i) => {
     const here = rows.map((row) => row.at(i));
     if (!bf16) return take(transposeBlocks(k, loadRows(k, here)), i);
     take([...bf16Columns(k, here)], i);

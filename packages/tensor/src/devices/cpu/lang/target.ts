@@ -29,6 +29,15 @@ export const AVX2: Target = {
   gemm: { rows: 6, vectors: 2, depth: 256, blockRows: 192 },
 };
 
+export const AVX512: Target = {
+  name: "avx512",
+  lanes: 16,
+  vectorRegisters: 32,
+  pointerBytes: 8,
+  fused: true,
+  gemm: { rows: 12, vectors: 2, depth: 256, blockRows: 192 },
+};
+
 export const WASM: Target = {
   name: "wasm",
   lanes: 4,
