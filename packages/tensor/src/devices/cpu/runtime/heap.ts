@@ -9,6 +9,14 @@ const SECOND_LEVEL_BITS = 4;
 const SECOND_LEVELS = 1 << SECOND_LEVEL_BITS;
 const FIRST_LEVELS = 32;
 
+/** Longer blocks have no class; no machine of this kind has so much. */
+const LONGEST = 2 ** 38;
+
+/** No memory is left, or a range lies outside what the device owns. */
+export class MemoryError extends Error {
+  override readonly name = "MemoryError";
+}
+
 interface Block {
   address: number;
   bytes: number;
@@ -62,6 +70,7 @@ export class Heap {
   /** A block of at least `bytes` bytes, 64-aligned, contents undefined. */
   allocate(bytes: number): number {
     const size = Math.max(1, Math.ceil(bytes / ALIGNMENT)) * ALIGNMENT;
+    if (!(size < LONGEST)) throw new MemoryError(`[memory] ${bytes} bytes cannot be had`);
     let block = this.find(size);
     if (block === undefined) {
       this.addRegion(size);

@@ -1,11 +1,8 @@
 // The memory that kernels compute in, native or WebAssembly: blocks by address, and typed arrays over any range of it.
-import { Heap, type HeapStats } from "./heap.ts";
+import { Heap, type HeapStats, MemoryError } from "./heap.ts";
 import type { NativeHost } from "./host.ts";
 
-/** No memory is left, or a range lies outside what the device owns. */
-export class MemoryError extends Error {
-  override readonly name = "MemoryError";
-}
+export { MemoryError } from "./heap.ts";
 
 /** Addresses are plain numbers: pointers natively, offsets into the WebAssembly memory otherwise. */
 export interface Memory {
