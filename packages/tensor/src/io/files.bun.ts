@@ -18,12 +18,15 @@ function open(path: string): ByteSource {
   const file = explain(path, "read", () => openSync(path, "r"));
   const opened = fstatSync(file);
   let closed = false;
+  const checkSame = (): void => {
+    if (same(opened, statSync(path))) return;
+    throw new TensorError("safetensors", `${path} was replaced while it was open; open it again`);
+  };
   const map = (offset: number, length: number): Uint8Array =>
     explain(path, "map", () => {
+      checkSame();
       const bytes = Bun.mmap(path, { shared: false, offset, size: length });
-      if (!same(opened, statSync(path))) {
-        throw new TensorError("safetensors", `${path} was replaced while it was open; open it again`);
-      }
+      checkSame();
       return bytes;
     });
   try {

@@ -1,5 +1,16 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -131,6 +142,37 @@ describe("reading", () => {
       new TensorError("safetensors", `cannot read ${missing}: there is no such file or folder`),
     );
     await expect(openSafetensors(folder)).rejects.toThrow(/cannot read .*: it is (not a file|a folder)/);
+  });
+
+  test("tensors are read behind 4 GiB; one that is longer than that is refused in Bun", async () => {
+    // A sparse file: 4 GiB and a bit of nothing, and three numbers.
+    const large = 2 ** 32 + 12;
+    const header = fileOf(
+      {
+        large: { dtype: "U8", shape: [large], data_offsets: [0, large] },
+        last: { dtype: "F32", shape: [3], data_offsets: [large, large + 12] },
+      },
+      0,
+    );
+    const path = join(folder, "large.safetensors");
+    writeFileSync(path, header);
+    const file = openSync(path, "r+");
+    ftruncateSync(file, header.length + large);
+    writeSync(file, new Uint8Array(Float32Array.of(1, 2, 3).buffer), 0, 12, header.length + large);
+    closeSync(file);
+    for (const reader of [await openSafetensors(path), new SafetensorsFile(path, nodeFiles!.open(path))]) {
+      const t = reader.tensor("last");
+      expect([...(await t.data())]).toEqual([1, 2, 3]);
+      t.dispose();
+      reader.close();
+    }
+    const mapped = await openSafetensors(path);
+    expect(() => mapped.bytes("large")).toThrow(
+      /large\.safetensors: 4294967308 bytes cannot be mapped at once, 4 GiB can/,
+    );
+    writeFileSync(path, header);
+    expect(() => mapped.bytes("last")).toThrow(/large\.safetensors was replaced while it was open; open it again/);
+    mapped.close();
   });
 
   test("a file cut off between opening and reading is noticed (Node)", () => {
