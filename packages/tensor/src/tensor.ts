@@ -3,6 +3,7 @@ import type { Device, View } from "./devices/device.ts";
 import { defaultDevice } from "./devices/registry.ts";
 import { BLOCKS, BYTES, type DType, fromBf16, isBlocks, isFloating, toBf16, typedArray } from "./dtype.ts";
 import { DTypeError, GradientError, ShapeError, TensorError } from "./errors.ts";
+import { formatTensor } from "./format.ts";
 import { Storage, track, untrack } from "./memory.ts";
 import * as ops from "./ops/index.ts";
 import { decodeBlocks } from "./quantized/decode.ts";
@@ -392,6 +393,11 @@ export class Tensor implements View {
     return dtype === this.dtype ? this : ops.cast(this, dtype);
   }
 
+  /** The values as PyTorch prints them: `tensor([[1.0000, 0.5000]])`; only the ends of large ones. Waits for the device. */
+  async format(): Promise<string> {
+    return formatTensor(await this.data(), this.shape, this.dtype);
+  }
+  /** What the tensor is, without its values, which only {@link format} can wait for. */
   toString(): string {
     return `Tensor(shape=${show(this.shape)}, dtype=${this.dtype}, device=${this.device.info.name}${isGradEnabled() && this.requiresGrad ? ", requiresGrad" : ""})`;
   }
