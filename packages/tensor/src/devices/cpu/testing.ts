@@ -7,7 +7,6 @@ import { type Memory, MemoryError, type NativeHost, ViewedMemory } from "./runti
 
 /** Memory whose every block ends (or with `early` begins) at an inaccessible page, and is inaccessible once freed. */
 export class GuardedMemory extends ViewedMemory implements Memory {
-  readonly pointerBytes = 8;
   private readonly host: NativeHost;
   private readonly early: boolean;
   private readonly blocks = new Map<number, { bytes: number; start: number; size: number; view: ArrayBuffer }>();
@@ -34,18 +33,12 @@ export class GuardedMemory extends ViewedMemory implements Memory {
     this.host.unmap(start, size);
   }
 
-  sizeOf(address: number): number | undefined {
-    return this.blocks.get(address)?.bytes;
-  }
-
   override buffer(address: number, bytes: number): { buffer: ArrayBufferLike; byteOffset: number } {
     for (const { start, size, view } of this.blocks.values()) {
       if (address >= start && address + bytes <= start + size) return { buffer: view, byteOffset: address - start };
     }
     throw new MemoryError(`${bytes} bytes at ${address} are not memory of this device`);
   }
-
-  trim(): void {}
 
   stats() {
     return { used: 0, peak: 0, blocks: this.blocks.size, reserved: 0 };

@@ -107,18 +107,6 @@ export class Heap {
     this.link(block);
   }
 
-  /** Bytes of the block in use at `address`, or undefined when there is none: the bound of every kernel argument. */
-  sizeOf(address: number): number | undefined {
-    return this.inUse.get(address)?.bytes;
-  }
-
-  /** Calls back with every free range of at least `least` bytes, so that its pages can be given back. */
-  forEachFree(least: number, visit: (address: number, bytes: number) => void): void {
-    for (const head of this.lists) {
-      for (let block = head; block; block = block.next) if (block.bytes >= least) visit(block.address, block.bytes);
-    }
-  }
-
   stats(): HeapStats {
     return { used: this.used, peak: this.peak, blocks: this.inUse.size, reserved: this.reserved };
   }

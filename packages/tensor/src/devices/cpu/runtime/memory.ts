@@ -6,23 +6,15 @@ export { MemoryError } from "./heap.ts";
 
 /** Addresses are plain numbers: pointers natively, offsets into the WebAssembly memory otherwise. */
 export interface Memory {
-  /** Bytes of a pointer inside an argument block. */
-  readonly pointerBytes: 4 | 8;
   /** A block of at least `bytes` bytes, 64-aligned, contents undefined. @throws MemoryError when there is none left. */
   allocate(bytes: number): number;
   free(address: number): void;
-  /** Bytes of the block that begins at `address`, undefined when none does. */
-  sizeOf(address: number): number | undefined;
   /** The buffer that holds a range and the range's place in it. Ranges are at most 4 GiB. */
   buffer(address: number, bytes: number): { buffer: ArrayBufferLike; byteOffset: number };
   u8(address: number, length: number): Uint8Array;
-  u16(address: number, length: number): Uint16Array;
   i32(address: number, length: number): Int32Array;
   u32(address: number, length: number): Uint32Array;
   f32(address: number, length: number): Float32Array;
-  f64(address: number, length: number): Float64Array;
-  /** Gives the pages of large free ranges back to the system where it can. */
-  trim(): void;
   stats(): HeapStats;
 }
 
@@ -33,11 +25,6 @@ export abstract class ViewedMemory {
   u8(address: number, length: number): Uint8Array {
     const { buffer, byteOffset } = this.buffer(address, length);
     return new Uint8Array(buffer, byteOffset, length);
-  }
-
-  u16(address: number, length: number): Uint16Array {
-    const { buffer, byteOffset } = this.buffer(address, length * 2);
-    return new Uint16Array(buffer, byteOffset, length);
   }
 
   i32(address: number, length: number): Int32Array {
@@ -54,11 +41,6 @@ export abstract class ViewedMemory {
     const { buffer, byteOffset } = this.buffer(address, length * 4);
     return new Float32Array(buffer, byteOffset, length);
   }
-
-  f64(address: number, length: number): Float64Array {
-    const { buffer, byteOffset } = this.buffer(address, length * 8);
-    return new Float64Array(buffer, byteOffset, length);
-  }
 }
 
 abstract class HeapMemory extends ViewedMemory {
@@ -72,10 +54,6 @@ abstract class HeapMemory extends ViewedMemory {
     this.heap.free(address);
   }
 
-  sizeOf(address: number): number | undefined {
-    return this.heap.sizeOf(address);
-  }
-
   stats(): HeapStats {
     return this.heap.stats();
   }
@@ -85,7 +63,6 @@ const GIB = 2 ** 30;
 /** Address space per region; its pages cost nothing until they are touched. */
 const REGION_BYTES = GIB / 4;
 const LARGEST_VIEW = 4 * GIB;
-const TRIM_BYTES = 2 ** 20;
 
 interface Region {
   readonly address: number;
@@ -96,7 +73,6 @@ interface Region {
 
 /** Native memory in regions between guard pages. */
 export class NativeMemory extends HeapMemory implements Memory {
-  readonly pointerBytes = 8;
   protected readonly heap: Heap;
   private readonly host: NativeHost;
   private readonly regions: Region[] = [];
@@ -114,10 +90,6 @@ export class NativeMemory extends HeapMemory implements Memory {
       return { buffer: this.host.view(address, bytes), byteOffset: 0 };
     }
     throw new MemoryError(`[memory] ${bytes} bytes at address ${address} are not memory of this device`);
-  }
-
-  trim(): void {
-    this.heap.forEachFree(TRIM_BYTES, (address, bytes) => this.host.discard(address, bytes));
   }
 
   /** Gives all pages back. The address space stays taken, because a typed array kept by mistake would fault otherwise. */
@@ -146,9 +118,8 @@ export const WASM_MAXIMUM_PAGES = 65536;
 /** The memory grows by at least this much. */
 const WASM_GROWTH_BYTES = 16 * 2 ** 20;
 
-/** One shared WebAssembly memory; address 0 stays unused, so that 0 means none. */
+/** One shared WebAssembly memory, which never shrinks; address 0 stays unused, so that 0 means none. */
 export class WasmMemory extends HeapMemory implements Memory {
-  readonly pointerBytes = 4;
   readonly memory: WebAssembly.Memory;
   protected readonly heap: Heap;
 
@@ -165,9 +136,6 @@ export class WasmMemory extends HeapMemory implements Memory {
     }
     return { buffer, byteOffset: address };
   }
-
-  /** A WebAssembly memory never shrinks; its free blocks serve later allocations. */
-  trim(): void {}
 
   private grow(least: number): { address: number; bytes: number } {
     const address = this.memory.buffer.byteLength;

@@ -139,15 +139,6 @@ export class WorkerPool {
     await Promise.all((this.workers ?? []).map((worker) => worker.end()));
   }
 
-  /** Number of started threads that say they are alive, the caller not counted. */
-  get alive(): number {
-    let count = 0;
-    for (let thread = 1; thread < this.threads; thread++) {
-      if (Atomics.load(this.words, control.states + thread) === 1) count++;
-    }
-    return count;
-  }
-
   /** Waits until no other thread is inside the job. */
   private join(): void {
     const { words } = this;
