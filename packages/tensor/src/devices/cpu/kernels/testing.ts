@@ -1,8 +1,10 @@
 /** What the tests of kernels share: compiling one, running it, and buffers that end at an inaccessible page. */
 import { CFunction, type Pointer, toArrayBuffer } from "bun:ffi";
 import { native } from "#native";
+import { emitArm64 } from "../emit/arm64.ts";
 import { emitWasm } from "../emit/wasm.ts";
 import { emitX64 } from "../emit/x64.ts";
+import type { KernelCode } from "../lang/ir.ts";
 import {
   type ArgumentTypes,
   type ArgumentValues,
@@ -11,7 +13,7 @@ import {
   type Kernel,
   writeArguments,
 } from "../lang/kernel.ts";
-import { AVX2, type Target, WASM } from "../lang/target.ts";
+import { AVX2, NEON, type Target, WASM } from "../lang/target.ts";
 
 export type Run<A extends ArgumentTypes> = (values: ArgumentValues<A>, begin?: number, end?: number) => void;
 
@@ -51,39 +53,44 @@ function memory(buffer: ArrayBuffer | SharedArrayBuffer, offset: number, bytes: 
 }
 
 const mapped: { start: number; size: number }[] = [];
-const compiled = new Map<unknown, unknown>();
 const compiledWasm = new Map<unknown, unknown>();
 
 /** Machine code of this computer. */
-export const avx2: Machine = {
-  target: AVX2,
-  allocate(bytes, early = false) {
-    const size = Math.max(PAGE, Math.ceil(bytes / PAGE) * PAGE);
-    const start = native!.map(size);
-    mapped.push({ start, size });
-    const offset = early ? 0 : size - Math.ceil(bytes / 4) * 4;
-    return memory(toArrayBuffer(start as Pointer, 0, size), offset, bytes, start + offset);
-  },
-  reset() {
-    for (const { start, size } of mapped.splice(0)) native!.unmap(start, size);
-  },
-  compile<const A extends ArgumentTypes>(kernel: Kernel<A>): Run<A> {
-    const known = compiled.get(kernel);
-    if (known) return known as Run<A>;
-    const { code } = emitX64(buildKernel(kernel, AVX2));
-    const address = native!.map(code.length);
-    new Uint8Array(toArrayBuffer(address as Pointer, 0, code.length)).set(code);
-    if (!native!.makeExecutable(address, code.length)) throw new Error("no executable memory");
-    const call = CFunction({ ptr: address as Pointer, args: ["ptr", "i32", "i32"], returns: "void" });
-    const block = new Uint8Array(new ArrayBuffer(argumentBlockBytes(kernel)));
-    const run: Run<A> = (values, begin = 0, end = 1) => {
-      writeArguments(kernel, new DataView(block.buffer), 0, values);
-      call(block, begin, end);
-    };
-    compiled.set(kernel, run);
-    return run;
-  },
-};
+function machineCode(target: Target, emit: (code: KernelCode) => { code: Uint8Array }): Machine {
+  const compiled = new Map<unknown, unknown>();
+  return {
+    target,
+    allocate(bytes, early = false) {
+      const size = Math.max(PAGE, Math.ceil(bytes / PAGE) * PAGE);
+      const start = native!.map(size);
+      mapped.push({ start, size });
+      const offset = early ? 0 : size - Math.ceil(bytes / 4) * 4;
+      return memory(toArrayBuffer(start as Pointer, 0, size), offset, bytes, start + offset);
+    },
+    reset() {
+      for (const { start, size } of mapped.splice(0)) native!.unmap(start, size);
+    },
+    compile<const A extends ArgumentTypes>(kernel: Kernel<A>): Run<A> {
+      const known = compiled.get(kernel);
+      if (known) return known as Run<A>;
+      const { code } = emit(buildKernel(kernel, target));
+      const address = native!.map(code.length);
+      new Uint8Array(toArrayBuffer(address as Pointer, 0, code.length)).set(code);
+      if (!native!.makeExecutable(address, code.length)) throw new Error("no executable memory");
+      const call = CFunction({ ptr: address as Pointer, args: ["ptr", "i32", "i32"], returns: "void" });
+      const block = new Uint8Array(new ArrayBuffer(argumentBlockBytes(kernel)));
+      const run: Run<A> = (values, begin = 0, end = 1) => {
+        writeArguments(kernel, new DataView(block.buffer), 0, values);
+        call(block, begin, end);
+      };
+      compiled.set(kernel, run);
+      return run;
+    },
+  };
+}
+
+export const avx2: Machine = machineCode(AVX2, emitX64);
+export const neon: Machine = machineCode(NEON, emitArm64);
 
 const WASM_PAGE = 65536;
 const wasmMemory = new WebAssembly.Memory({ initial: 1, maximum: 65536, shared: true });
@@ -121,7 +128,7 @@ export const wasm: Machine = {
 };
 
 /** The targets this computer can run. */
-export const machines: readonly Machine[] = [avx2, wasm];
+export const machines: readonly Machine[] = [process.arch === "arm64" ? neon : avx2, wasm];
 
 /** Numbers in [-1, 1) that are the same in every run. */
 export function fill(array: Float32Array, seed: number): Float32Array {

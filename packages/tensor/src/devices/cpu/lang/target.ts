@@ -38,6 +38,16 @@ export const AVX512: Target = {
   gemm: { rows: 12, vectors: 2, depth: 256, blockRows: 192 },
 };
 
+/** A panel is 16 columns wide, as on the other targets of this width, so that heads of 64 are whole panels; 24 sums, 4 of B and the factor take 29 registers. */
+export const NEON: Target = {
+  name: "neon",
+  lanes: 4,
+  vectorRegisters: 32,
+  pointerBytes: 8,
+  fused: true,
+  gemm: { rows: 6, vectors: 4, depth: 256, blockRows: 96 },
+};
+
 export const WASM: Target = {
   name: "wasm",
   lanes: 4,
