@@ -2,10 +2,16 @@ import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type DownloadProgress, HubError, Qwen, resolveModel } from "@tslm/qwen";
-import { createDevice, DEVICE_NAMES, type Device, setDefaultDevice } from "@tslm/tensor";
+import {
+  createDevice,
+  DEVICE_NAMES,
+  type Device,
+  setDefaultDevice,
+  type DeviceName as TensorDeviceName,
+} from "@tslm/tensor";
 
 import { CommandError } from "./errors.ts";
-import { DEFAULT_MODEL, type ModelOptions } from "./options.ts";
+import { DEFAULT_MODEL, type DeviceName, type ModelOptions } from "./options.ts";
 import { bytes, Progress } from "./progress.ts";
 import type { Context } from "./run.ts";
 import type { Terminal } from "./terminal.ts";
@@ -19,7 +25,7 @@ export interface LocatedModel {
   readonly dir: string;
   /** What to call it: the name on the hub, the folder, or demo. */
   readonly name: string;
-  readonly source: "folder" | "modelscope" | "huggingface" | "demo";
+  readonly source: "folder" | "gguf" | "modelscope" | "huggingface" | "demo";
 }
 
 /** Failures of a hub that are no reason to take another model: the user must act on them. */
@@ -39,7 +45,7 @@ export async function locateModel(context: Context, name: string | undefined): P
     const wanted = name ?? DEFAULT_MODEL;
     const onProgress = downloadProgress(terminal, progress);
     const { dir, source } = await resolveModel(wanted, { signal, onProgress });
-    return { dir, source, name: source === "folder" ? dir : wanted };
+    return { dir, source, name: source === "folder" || source === "gguf" ? dir : wanted };
   } catch (error) {
     progress.stop();
     if (name !== undefined || !(error instanceof HubError) || ACT_ON.has(error.code)) throw error;
@@ -97,13 +103,16 @@ export interface OpenModel extends LocatedModel {
   dispose(): Promise<void>;
 }
 
+/** A device's name that this version has. @throws CommandError for one that it has not */
+export function supportedDevice(name: DeviceName): TensorDeviceName {
+  const known = DEVICE_NAMES.find((one) => one === name);
+  if (known !== undefined) return known;
+  throw new CommandError(`there is no ${name} device in this version; choose one of ${DEVICE_NAMES.join(", ")}`);
+}
+
 /** Makes the device that the options ask for the default one. */
 export async function openDevice({ device: name, threads }: Pick<ModelOptions, "device" | "threads">): Promise<Device> {
-  const known = DEVICE_NAMES.find((one) => one === name);
-  if (known === undefined) {
-    throw new CommandError(`there is no ${name} device in this version; choose one of ${DEVICE_NAMES.join(", ")}`);
-  }
-  const device = await createDevice(known, { threads });
+  const device = await createDevice(supportedDevice(name), { threads });
   setDefaultDevice(device);
   return device;
 }

@@ -9,6 +9,7 @@ export {
 } from "./config.ts";
 export { ModelFileError } from "./errors.ts";
 export * from "./generate/index.ts";
+export * from "./gguf/index.ts";
 export * from "./hub/index.ts";
 export * from "./model/index.ts";
 export { type Completion, Qwen } from "./qwen.ts";

@@ -1,5 +1,6 @@
-import type { Device } from "@tslm/tensor";
+import { type Device, defaultDevice, openGguf } from "@tslm/tensor";
 import { type GenerationConfig, loadGenerationConfig, loadModelConfig, type ModelConfig } from "./config.ts";
+import { ModelFileError } from "./errors.ts";
 import {
   type FinishReason,
   type GenerateOptions,
@@ -8,7 +9,8 @@ import {
   type Score,
   score,
 } from "./generate/index.ts";
-import { type LoadModelOptions, loadModel, type QwenModel } from "./model/index.ts";
+import { ggufGenerationConfig, ggufModelConfig, ggufTokenizer, ggufWeights } from "./gguf/index.ts";
+import { type LoadModelOptions, loadModel, QwenModel } from "./model/index.ts";
 import { type ChatMessage, loadTokenizer, type Tokenizer } from "./tokenizer/index.ts";
 
 /** A whole answer. */
@@ -44,16 +46,32 @@ export class Qwen {
   }
 
   /**
-   * Loads `config.json`, `generation_config.json`, the tokenizer and the weights of a folder.
+   * Loads `config.json`, `generation_config.json`, the tokenizer and the weights of a folder; or all of it from a GGUF
+   * file, whose quantised weights are used as they lie there.
    *
+   * @param dir a model's folder, or a file whose name ends in `.gguf`
    * @throws ModelFileError naming the file and what is wrong with it
    */
   static async load(dir: string, options: LoadModelOptions = {}): Promise<Qwen> {
+    if (dir.toLowerCase().endsWith(".gguf")) return Qwen.#loadGguf(dir, options);
     const config = await loadModelConfig(dir);
     const generationConfig = await loadGenerationConfig(dir, config);
     const tokenizer = await loadTokenizer(dir, { vocabSize: config.vocabSize });
     const model = (await loadModel(dir, config, options)).eval();
     return new Qwen(dir, { generationConfig, tokenizer, model });
+  }
+
+  static async #loadGguf(path: string, options: LoadModelOptions): Promise<Qwen> {
+    if (options.quantize) {
+      throw new ModelFileError(path, `holds weights as they were quantised; load it without ${options.quantize}`);
+    }
+    using file = await openGguf(path);
+    const config = ggufModelConfig(file);
+    const generationConfig = ggufGenerationConfig(file, config);
+    const tokenizer = ggufTokenizer(file, config.vocabSize);
+    const tensors = await ggufWeights(file, config, options.device ?? defaultDevice(), options);
+    const model = new QwenModel(config, (name) => tensors.get(name)!).eval();
+    return new Qwen(path, { generationConfig, tokenizer, model });
   }
 
   get device(): Device {

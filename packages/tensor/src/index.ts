@@ -19,6 +19,16 @@ export { BLOCKS, type BlockType, BYTES, type DType, type ElementType, fromBf16, 
 export { DeviceError, DTypeError, FormatError, GradientError, ShapeError, TensorError } from "./errors.ts";
 export { constant, type Expr, select } from "./expr/expr.ts";
 export {
+  type GgufEntry,
+  GgufFile,
+  type GgufTensorInfo,
+  type GgufValue,
+  openGguf,
+  parseGguf,
+  serializeGguf,
+  writeGguf,
+} from "./io/gguf.ts";
+export {
   openSafetensors,
   parseSafetensors,
   SafetensorsFile,

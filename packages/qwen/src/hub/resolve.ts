@@ -15,8 +15,8 @@ export interface ResolveOptions extends Omit<DownloadOptions, "model"> {
 
 export interface ResolvedModel {
   readonly dir: string;
-  /** `folder`: the name was a folder's. */
-  readonly source: HubSource | "folder";
+  /** `folder`: the name was a folder's; `gguf`: that of a GGUF file, which `dir` is then. */
+  readonly source: HubSource | "folder" | "gguf";
   /** True if files came over the network just now. */
   readonly downloaded: boolean;
 }
@@ -40,7 +40,7 @@ async function isFolder(path: string): Promise<boolean> {
 }
 
 /**
- * Finds a model by what a user calls it: a folder, else a name in the caches, else a name to download.
+ * Finds a model by what a user calls it: a folder or a GGUF file, else a name in the caches, else a name to download.
  *
  * @throws HubError that says why there is no such model and what to do
  */
@@ -50,6 +50,10 @@ export async function resolveModel(nameOrDir: string, options: ResolveOptions = 
     const dir = resolve(path);
     if (await isFile(join(dir, "config.json"))) return { dir, source: "folder", downloaded: false };
     throw new HubError("invalid", `${dir} is a folder without config.json; give the folder of a model`);
+  }
+  if (path.toLowerCase().endsWith(".gguf")) {
+    if (await isFile(path)) return { dir: resolve(path), source: "gguf", downloaded: false };
+    throw new HubError("invalid", `there is no file ${JSON.stringify(nameOrDir)}`);
   }
   if (!isModelName(nameOrDir)) {
     throw new HubError(

@@ -3,6 +3,7 @@ export { Attention, DecoderLayer, type LayerPass, MLP, type ParameterSource, typ
 export { Decoder, type LayerObserver, QwenModel } from "./model.ts";
 export { parameterCount, parameterShapes } from "./parameters.ts";
 export { ContextLengthError, checkPass, type LanguageModel, nextTokens, type Pass, passOf } from "./pass.ts";
+export { QUANTIZATIONS, type Quantization, quantizedFolder } from "./quantize.ts";
 export { ropeFrequencies } from "./rope.ts";
 export { generationConfigJson, modelConfigJson, saveModel } from "./save.ts";
 export { type LoadModelOptions, loadModel } from "./weights.ts";

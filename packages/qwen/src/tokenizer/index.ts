@@ -12,5 +12,6 @@ export {
   type EncodeOptions,
   type LoadTokenizerOptions,
   loadTokenizer,
+  makeTokenizer,
   Tokenizer,
 } from "./tokenizer.ts";

@@ -216,10 +216,24 @@ export async function loadTokenizer(dir: string, options: LoadTokenizerOptions =
     readTextFile(join(dir, "chat_template.jinja"), MAX_CONFIG_BYTES),
   ]);
   if (json === undefined) throw new ModelFileError(file, "does not exist; download the model again");
+  return makeTokenizer(dir, { json, config, template, file, configFile }, options);
+}
+
+/**
+ * A tokenizer from what `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` hold.
+ *
+ * @param dir what errors call the whole, and the two parts unless they have files of their own
+ * @throws ModelFileError as `loadTokenizer`
+ */
+export function makeTokenizer(
+  dir: string,
+  parts: { json: unknown; config?: unknown; template?: string; file?: string; configFile?: string },
+  options: LoadTokenizerOptions = {},
+): Tokenizer {
   return new Tokenizer(
     dir,
-    checkTokenizerJson(json, file, options.vocabSize),
-    checkShape(configSchema, config ?? {}, configFile),
-    template,
+    checkTokenizerJson(parts.json, parts.file ?? dir, options.vocabSize),
+    checkShape(configSchema, parts.config ?? {}, parts.configFile ?? dir),
+    parts.template,
   );
 }
