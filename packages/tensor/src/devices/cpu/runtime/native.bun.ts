@@ -39,9 +39,27 @@ function openLibc() {
   return undefined;
 }
 
+/** On arm64 the instruction cache does not see what was written until it is told; on x86-64 it does. */
+function openFlush(): ((begin: number, end: number) => void) | undefined {
+  if (process.arch !== "arm64") return () => {};
+  try {
+    if (process.platform === "darwin") {
+      const { symbols } = dlopen("libSystem.B.dylib", {
+        sys_icache_invalidate: { args: ["u64", "u64"], returns: "void" },
+      });
+      return (begin, end) => symbols.sys_icache_invalidate(begin, end - begin);
+    }
+    const { symbols } = dlopen("libgcc_s.so.1", { __clear_cache: { args: ["u64", "u64"], returns: "void" } });
+    return (begin, end) => symbols.__clear_cache(begin, end);
+  } catch {
+    return undefined;
+  }
+}
+
 function createHost(): NativeHost | undefined {
   const libc = openLibc();
   if (libc === undefined) return undefined;
+  const flush = openFlush();
   const linux = process.platform === "linux";
   const anonymous = MAP_PRIVATE | (linux ? 0x20 | 0x4000 /* MAP_NORESERVE */ : 0x1000);
   const pageBytes = libc.getpagesize();
@@ -74,7 +92,9 @@ function createHost(): NativeHost | undefined {
     },
 
     makeExecutable(address, bytes) {
-      return libc.mprotect(address, pages(bytes), PROT_READ_EXEC) === 0;
+      if (!flush || libc.mprotect(address, pages(bytes), PROT_READ_EXEC) !== 0) return false;
+      flush(address, address + bytes);
+      return true;
     },
 
     unmap(address, bytes) {
