@@ -155,6 +155,23 @@ describe("serve", () => {
     expect((await health()).queue.running).toBe(0);
   });
 
+  test("other requests are heard while a prompt goes through the model", async () => {
+    const { post, url } = await serve("--device", "reference");
+    let isDone = false;
+    const answer = post({ message: "x".repeat(400), max_tokens: 1 }).then((response) => {
+      isDone = true;
+      return response.status;
+    });
+    let heard = 0;
+    while (!isDone) {
+      const { queue } = (await (await fetch(`${url}/health`)).json()) as { queue: { running: number } };
+      if (queue.running === 1) heard++;
+    }
+    expect(await answer).toBe(200);
+    // The prompt is one pass: on the same thread at most one would have come between.
+    expect(heard).toBeGreaterThan(5);
+  });
+
   test("the log tells of requests, never what was in them", async () => {
     const { chat, server } = await serve();
     const { reply } = await chat({ message: "confidential-message", max_tokens: 8 });
@@ -199,6 +216,30 @@ describe("serve ends", () => {
     const none = await run("--adapter", home.path);
     expect(none.stderr).toContain("adapter_config.json: there is no such file");
     expect(none.status).toBe(1);
+  });
+
+  test("a model or an adapter that cannot be loaded: one sentence, status 1", async () => {
+    const broken = join(home.path, "broken");
+    await cp(model, broken, { recursive: true });
+    await writeFile(join(broken, "model.safetensors"), "no weights");
+    const noModel = await command("serve", ["--model", broken, "--port", "0"]);
+    expect(noModel.stderr).toMatch(/^error: .*model\.safetensors.*\n$/);
+    expect(noModel.status).toBe(1);
+    const other = join(home.path, "other");
+    await writeTinyModel(other, { hidden: 48 });
+    const misfit = await command("serve", ["--model", other, "--adapter", adapter, "--port", "0"]);
+    expect(misfit.stderr).toMatch(/^error: .*the adapter does not fit this model .*\n$/);
+    expect(misfit.status).toBe(1);
+  });
+
+  test("Ctrl-C while it starts: status 130", async () => {
+    const starting = start("serve", ["--model", model, "--port", "0"]);
+    running.push(starting);
+    await Bun.sleep(150);
+    starting.process.kill("SIGINT");
+    const { status, stdout } = await starting.ended();
+    expect([130, 128]).toContain(status);
+    expect(stdout).toBe("");
   });
 
   test("two adapters of one name are wrong usage", async () => {

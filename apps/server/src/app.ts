@@ -98,7 +98,7 @@ export function createApp(options: AppOptions): App {
     if (request.adapter !== null && !chatter.adapters.includes(request.adapter)) {
       throw new ApiError("not_found", describeUnknownAdapter(request.adapter, chatter.adapters), { param: "adapter" });
     }
-    const prompt = chatter.prepare(request);
+    const prompt = await chatter.prepare(request);
     const gone = new AbortController();
     const signal = AbortSignal.any([gone.signal, c.req.raw.signal, ending.signal]);
     const ticket = queue.join(signal);

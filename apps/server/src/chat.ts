@@ -41,7 +41,7 @@ export interface Chatter {
   /** What computes, for `/health`. */
   readonly device: { readonly name: string; readonly isa: string; readonly threads: number };
   /** @throws ApiError "unprocessable" when the model cannot take the conversation */
-  prepare(request: ChatRequest): Prompt;
+  prepare(request: ChatRequest): Prompt | Promise<Prompt>;
   /** Ends with a `finishReason`, or throws the signal's reason soon after it aborts. */
   answer(prompt: Prompt, signal: AbortSignal): AsyncIterable<ChatEvent>;
 }

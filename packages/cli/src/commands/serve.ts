@@ -1,8 +1,20 @@
 import { Option } from "@commander-js/extra-typings";
-import { createApp, createLogger, LOG_LEVELS, serve as listen, ModelChatter } from "@tslm/server";
-import { adapterName, openModelWithAdapters } from "../adapter.ts";
+import { readAdapterConfig } from "@tslm/lora";
+import { createApp, createLogger, Engine, LOG_LEVELS, serve as listen } from "@tslm/server";
+import { adapterName } from "../adapter.ts";
 import { Interrupted, UsageError } from "../errors.ts";
-import { ADAPTER_MODEL, checked, gathered, integer, modelCommand, notEmpty, option } from "../options.ts";
+import { type LocatedModel, locateModel, supportedDevice } from "../model.ts";
+import {
+  ADAPTER_MODEL,
+  checked,
+  gathered,
+  integer,
+  type ModelOptions,
+  modelCommand,
+  notEmpty,
+  option,
+} from "../options.ts";
+import { Progress } from "../progress.ts";
 import type { Context } from "../run.ts";
 
 /** `serve`: answers over HTTP until it is stopped. */
@@ -36,17 +48,21 @@ export function serve(context: Context) {
     .action(async (options) => {
       const { terminal, signal } = context;
       context.onInterrupt = () => "The server has ended.";
-      const names = (options.adapter ?? []).map(adapterName);
+      const dirs = options.adapter ?? [];
+      const names = dirs.map(adapterName);
       const twice = names.find((name, i) => names.indexOf(name) !== i);
       if (twice !== undefined) {
         throw new UsageError(
           `two adapters are called ${JSON.stringify(twice)}: requests could not tell them apart; rename a folder`,
         );
       }
-      const open = await openModelWithAdapters(context, options.adapter ?? [], options);
+      const configs = await Promise.all(dirs.map((dir) => readAdapterConfig(dir)));
+      const base = options.model ?? configs[0]?.base_model_name_or_path ?? undefined;
+      const located = await locateModel(context, base);
+      const engine = await startEngine(context, located, dirs, options);
       try {
         const app = createApp({
-          chatter: new ModelChatter(open.qwen, { name: open.name, adapters: open.adapters }),
+          chatter: engine,
           logger: createLogger(options.logLevel),
           maxTokens: options.maxTokens,
           queueLimit: options.queue,
@@ -55,16 +71,40 @@ export function serve(context: Context) {
         });
         signal.throwIfAborted();
         const server = listen({ app, port: options.port, host: options.host });
-        terminal.say(`Serving ${open.name}${names.length > 0 ? ` with ${names.join(", ")}` : ""} at ${server.url}`);
+        terminal.say(`Serving ${engine.model}${names.length > 0 ? ` with ${names.join(", ")}` : ""} at ${server.url}`);
         terminal.say("Ctrl-C ends it when the answers that run are complete.");
-        if (options.json) terminal.json({ url: server.url, model: open.name, adapters: names });
-        await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+        if (options.json) terminal.json({ url: server.url, model: engine.model, adapters: names });
+        const stopped = new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+        await Promise.race([stopped, engine.crashed]);
         await server.stop();
         // SIGTERM is how services are stopped: after an orderly end that is no failure.
         if (signal.reason instanceof Interrupted && signal.reason.signal === "SIGTERM") return;
         signal.throwIfAborted();
       } finally {
-        await open.dispose();
+        await engine.dispose();
       }
     });
+}
+
+/** Loads model and adapters in the engine's own thread. */
+async function startEngine(
+  { terminal, signal }: Context,
+  { dir, name }: LocatedModel,
+  dirs: readonly string[],
+  { device, threads }: ModelOptions,
+): Promise<Engine> {
+  const progress = new Progress(terminal, "Loading");
+  try {
+    return await Engine.start({
+      dir,
+      name,
+      adapters: dirs.map((adapter) => ({ name: adapterName(adapter), dir: adapter })),
+      device: supportedDevice(device),
+      threads,
+      signal,
+      onProgress: (loaded, total) => progress.update(loaded / total, `${loaded} of ${total} tensors`),
+    });
+  } finally {
+    progress.stop();
+  }
 }

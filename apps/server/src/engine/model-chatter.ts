@@ -1,7 +1,7 @@
 import { type Lora, type PromptFormat, promptOf } from "@tslm/lora";
 import { ChatTemplateError, type Qwen, type Tokenizer } from "@tslm/qwen";
-import type { ChatEvent, ChatRequest, Chatter, Message, Prompt } from "./chat.ts";
-import { ApiError } from "./errors.ts";
+import type { ChatEvent, ChatRequest, Chatter, Message, Prompt } from "../chat.ts";
+import { ApiError } from "../errors.ts";
 
 /** An adapter of a `ModelChatter`, not attached to the model. */
 export interface ChatAdapter {
