@@ -35,9 +35,11 @@ export function full(shape: Shape, value: number, options: TensorOptions = {}): 
   out.device.elementwise(FILL, [value], [], out);
   return out;
 }
+/** 0 everywhere. */
 export function zeros(shape: Shape, options?: TensorOptions): Tensor {
   return full(shape, 0, options);
 }
+/** 1 everywhere. */
 export function ones(shape: Shape, options?: TensorOptions): Tensor {
   return full(shape, 1, options);
 }

@@ -3,11 +3,13 @@ import {
   closeSync,
   existsSync,
   ftruncateSync,
+  lstatSync,
   mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
   writeSync,
 } from "node:fs";
@@ -241,6 +243,16 @@ describe("writing", () => {
     expect(readFileSync(path)).toEqual(before);
     const nowhere = join(own, "no-such-folder", "model.safetensors");
     await expect(writeSafetensors(nowhere, new Map([["a", tensor([1])]]))).rejects.toThrow(/no such file or folder/);
+  });
+
+  test("through a symbolic link the file that it points to is written", async () => {
+    const own = mkdtempSync(join(folder, "link-"));
+    const [file, link] = [join(own, "file.safetensors"), join(own, "link.safetensors")];
+    writeFileSync(file, "before");
+    symlinkSync(file, link);
+    await writeSafetensors(link, new Map([["a", tensor([1])]]));
+    expect(lstatSync(link).isSymbolicLink()).toBe(true);
+    expect(parseSafetensors(readFileSync(file)).names()).toEqual(["a"]);
   });
 
   test("a full disk is named, and nothing is left", async () => {

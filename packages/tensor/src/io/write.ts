@@ -1,5 +1,5 @@
 // Shared by Bun and Node.
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { type FileHandle, open, realpath, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { TensorError } from "../errors.ts";
 
@@ -35,8 +35,10 @@ export function explain<T>(path: string, action: string, body: () => T): T {
 
 /** See `FileSystem.write`. */
 export async function write(path: string, pieces: AsyncIterable<Uint8Array>): Promise<void> {
-  const part = `${path}.${crypto.randomUUID()}.part`;
   let file: FileHandle | undefined;
+  // Through a symbolic link, the file that it points to is written.
+  const target = await realpath(path).catch(() => path);
+  const part = `${target}.${crypto.randomUUID()}.part`;
   try {
     file = await open(part, "wx");
     for await (const piece of pieces) {
@@ -47,8 +49,8 @@ export async function write(path: string, pieces: AsyncIterable<Uint8Array>): Pr
     await file.sync();
     await file.close();
     file = undefined;
-    await rename(part, path);
-    await syncFolder(dirname(path));
+    await rename(part, target);
+    await syncFolder(dirname(target));
   } catch (cause) {
     await file?.close().catch(() => {});
     await rm(part, { force: true }).catch(() => {});

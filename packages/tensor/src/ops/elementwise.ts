@@ -164,6 +164,7 @@ export const ne = binary(o.ne, o.neScalar);
 /** a > b is b < a. */
 export const gt = (a: Tensor, b: Tensor | number): Tensor =>
   typeof b === "number" ? apply(o.gtScalar, [a], [b]) : apply(o.lt, [b, a], none);
+/** a ≥ b is b ≤ a. */
 export const ge = (a: Tensor, b: Tensor | number): Tensor =>
   typeof b === "number" ? apply(o.geScalar, [a], [b]) : apply(o.le, [b, a], none);
 /** `a` where `test` is not 0, else `b`; no gradient (nor NaN) comes from the side not taken. */
@@ -187,4 +188,5 @@ export const sigmoid = unary(o.sigmoid);
 export const silu = unary(o.silu);
 export const relu = unary(o.relu);
 export const gelu = unary(o.gelu);
+/** silu(gate)·up, broadcasting; in one pass, forward and backward. */
 export const swiglu = (gate: Tensor, up: Tensor): Tensor => apply(o.swiglu, [gate, up], none);

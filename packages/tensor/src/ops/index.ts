@@ -23,4 +23,5 @@ export const registry = {
   ...modelOps,
 } as const;
 
+/** Names of all ops; tables keyed by it must have every op. */
 export type OpName = keyof typeof registry;

@@ -91,20 +91,25 @@ function reduceArgs(op: string, x: Tensor, dims: number | readonly number[] | un
   return { dims: [...new Set(list.map((d) => axisOf(op, d, x.rank)))].filter((d) => d < x.rank), keepdim };
 }
 
+/** Sum over `dims`, all unless given; their sizes become 1 with `keepdim`, else they are dropped. */
 export function sum(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   return apply(reduceOps.sum, [x], reduceArgs("sum", x, dims, keepdim));
 }
+/** Mean over `dims`; whole numbers give f32. NaN over nothing. */
 export function mean(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   const args = reduceArgs("mean", x, dims, keepdim);
   const count = args.dims.reduce((n, d) => n * x.shape[d], 1);
   return div(apply(reduceOps.sum, [x.dtype === "i32" ? x.to("f32") : x], args), count);
 }
+/** Largest over `dims`, NaN where one is NaN. @throws ShapeError over an empty dimension */
 export function amax(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   return apply(reduceOps.amax, [x], reduceArgs("amax", x, dims, keepdim));
 }
+/** Smallest over `dims`, NaN where one is NaN. @throws ShapeError over an empty dimension */
 export function amin(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   return apply(reduceOps.amin, [x], reduceArgs("amin", x, dims, keepdim));
 }
+/** Index of the largest along the last dimension, i32; the first of equals, a NaN before all. */
 export function argmax(x: Tensor): Tensor {
   return apply(reduceOps.argmax, [x], undefined);
 }

@@ -214,12 +214,15 @@ export function contiguousCopy(x: Tensor): Tensor {
   return out;
 }
 
+/** A contiguous copy; the gradient flows through. */
 export function clone(x: Tensor): Tensor {
   return apply(shapeOps.clone, [x], undefined);
 }
+/** The values in another element type, rounded to nearest; the gradient goes back in the type it came from. */
 export function cast(x: Tensor, dtype: DType): Tensor {
   return apply(shapeOps.cast, [x], dtype);
 }
+/** The same elements in another shape: a view where strides allow, else a copy. One size may be −1. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
   const known = sizeOf(shape.filter((n) => n !== -1));
   const full = shape.map((n) => (n === -1 ? x.size / known : n));
@@ -232,6 +235,7 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
   }
   return apply(shapeOps.reshape, [x], full);
 }
+/** Dimensions in another order: a view. */
 export function permute(x: Tensor, dims: readonly number[]): Tensor {
   const order = dims.map((d) => axisOf("permute", d, x.rank));
   if (new Set(order).size !== x.rank || order.length !== x.rank) {
@@ -239,6 +243,7 @@ export function permute(x: Tensor, dims: readonly number[]): Tensor {
   }
   return apply(shapeOps.permute, [x], order);
 }
+/** Two dimensions swapped: a view. */
 export function transpose(x: Tensor, a: number, b: number): Tensor {
   const [from, to] = [axisOf("transpose", a, x.rank), axisOf("transpose", b, x.rank)];
   return permute(
@@ -246,10 +251,12 @@ export function transpose(x: Tensor, a: number, b: number): Tensor {
     x.shape.map((_, d) => (d === from ? to : d === to ? from : d)),
   );
 }
+/** A dimension of size 1 before `dim`: a view. */
 export function unsqueeze(x: Tensor, dim: number): Tensor {
   const at = axisOf("unsqueeze", dim, x.rank + 1);
   return reshape(x, [...x.shape.slice(0, at), 1, ...x.shape.slice(at)]);
 }
+/** Without dimension `dim`, whose size is 1: a view. */
 export function squeeze(x: Tensor, dim: number): Tensor {
   const at = axisOf("squeeze", dim, x.rank);
   if (x.shape[at] !== 1) throw new ShapeError("squeeze", `dimension ${dim} of ${show(x.shape)} is not 1`);
@@ -262,6 +269,7 @@ export function expand(x: Tensor, shape: Shape): Tensor {
   checkShape("expand", full);
   return apply(shapeOps.expand, [x], full);
 }
+/** Elements `start` to `end` (not included) along `dim`, every `step`th: a view. Negative numbers count from the end. */
 export function slice(x: Tensor, dim: number, start = 0, end?: number, step = 1): Tensor {
   const at = axisOf("slice", dim, x.rank);
   if (!Number.isInteger(step) || step < 1)
@@ -274,6 +282,7 @@ export function slice(x: Tensor, dim: number, start = 0, end?: number, step = 1)
   const length = Math.max(0, Math.ceil((clamp(end ?? n) - first) / step));
   return apply(shapeOps.slice, [x], { dim: at, start: first, length, step });
 }
+/** One index along `dim`, the dimension dropped: a view. */
 export function select(x: Tensor, dim: number, index: number): Tensor {
   const at = axisOf("select", dim, x.rank);
   const i = index < 0 ? index + x.shape[at] : index;

@@ -2,10 +2,15 @@ import { zeros } from "../creation.ts";
 import { GradientError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
 
+/** Settings of {@link AdamW}; the defaults are those of PyTorch but for the decay. */
 export interface AdamWOptions {
+  /** Learning rate, 1e-3. */
   lr?: number;
+  /** Shares kept of the first and second moments at each step, 0.9 and 0.999. */
   betas?: readonly [number, number];
+  /** Added to the root of the second moment, 1e-8. */
   eps?: number;
+  /** Share of each parameter, times the rate, taken off at each step, 0. */
   weightDecay?: number;
 }
 

@@ -8,7 +8,9 @@ const DECAY = {
   constant: () => 1,
 } as const;
 
+/** Names that {@link schedule} takes. */
 export type ScheduleName = keyof typeof DECAY;
+/** All of them. */
 export const SCHEDULES = Object.keys(DECAY) as ScheduleName[];
 
 /**
