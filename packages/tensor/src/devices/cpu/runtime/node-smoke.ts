@@ -2,7 +2,7 @@
 import { Runtime } from "./index.ts";
 import { increment, incrementKernel } from "./test-kernels.ts";
 
-const runtime = new Runtime({ emitters: ["avx2", "wasm"], threads: 3 });
+const runtime = new Runtime({ emitters: ["avx2", "neon", "wasm"], threads: 3 });
 const kernel = runtime.load("increment", incrementKernel(runtime.isa));
 const address = runtime.memory.allocate(400_000);
 const words = runtime.memory.i32(address, 100_000).fill(0);

@@ -9,7 +9,7 @@ import { type Isa, isas, missing } from "./isa.ts";
 import { increment, incrementKernel, trapKernel } from "./test-kernels.ts";
 
 const here = import.meta.dir;
-const best = new Runtime({ emitters: ["avx2", "wasm"], threads: 1 });
+const best = new Runtime({ emitters: ["avx2", "neon", "wasm"], threads: 1 });
 const tiers: Isa[] = best.isa === "wasm" ? ["wasm"] : [best.isa, "wasm"];
 
 /** Runs a program beside this file in a process of its own. */
@@ -154,7 +154,7 @@ describe.skipIf(!native || process.platform !== "linux")("native memory (Bun on 
   });
 
   test("memory is readable and writable between guard pages, and dispose gives the pages back", async () => {
-    const runtime = new Runtime({ emitters: ["avx2"], isa: "avx2", threads: 1 });
+    const runtime = new Runtime({ emitters: [best.isa], isa: best.isa, threads: 1 });
     const address = runtime.memory.allocate(64 * 2 ** 20);
     runtime.memory.u8(address, 64 * 2 ** 20).fill(1);
     expect(permissions(address)).toBe("rw-p");
@@ -176,7 +176,7 @@ describe.skipIf(!native || process.platform !== "linux")("native memory (Bun on 
 describe("tiers", () => {
   test("a tier that cannot run here is refused with the reason and the choices", () => {
     const impossible = isas.find((isa) => missing(isa, best.cpu) !== undefined)!;
-    const { code, err } = child(`new Runtime({ emitters: ["avx2", "wasm"] });`, { TENSOR_ISA: impossible });
+    const { code, err } = child(`new Runtime({ emitters: ["avx2", "neon", "wasm"] });`, { TENSOR_ISA: impossible });
     expect(code).toBe(1);
     expect(err).toContain(`TENSOR_ISA=${impossible} is impossible here`);
     expect(err).toContain("wasm");
