@@ -1,10 +1,9 @@
 /** What the attention kernels share: how work is cut into items, rows packed for the register tiles, and their product. */
 
 import type { Builder } from "../lang/builder.ts";
-import { eachColumn } from "../lang/math.ts";
 import type { Target } from "../lang/target.ts";
 import type { F32, Index, Pointer, VF } from "../lang/values.ts";
-import { packBTransposed, panelColumns } from "./gemm.ts";
+import { packBTransposed, packTile, panelColumns } from "./gemm.ts";
 
 /** Rows (queries times heads of a group) that an item may have; a multiple of every target's tile. */
 export const itemRows = ({ gemm }: Target): number => Math.ceil(96 / gemm.rows) * gemm.rows;
@@ -77,17 +76,9 @@ export function packRows(k: Builder, addresses: Pointer, count: Index, size: Ind
   const last = count.sub(1);
   k.loop({ to: count, step: rows }, (row) => {
     // Rows past the end repeat the last one; what they give is not used.
-    const from = Array.from({ length: k.lanes }, (_, i) =>
-      k.pointer(addresses.as("i64").at(row.add(i).min(last)).loadIndex(), "f32"),
-    );
-    const place = k.variable(tile);
+    const from = (i: number) => k.pointer(addresses.as("i64").at(row.add(i).min(last)).loadIndex(), "f32");
     const scale = factor?.splat();
-    eachColumn(k, from, size, (columns) => {
-      columns.forEach((column, j) => {
-        place.at(j * rows).store(scale ? column.mul(scale) : column);
-      });
-      place.advance(columns.length * rows);
-    });
+    packTile(k, from, size, tile, (column) => (scale ? column.mul(scale) : column));
     tile.advance(size.mul(rows));
   });
 }

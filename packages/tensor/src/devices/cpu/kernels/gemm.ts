@@ -68,35 +68,58 @@ function packKernel(name: string, transposed: boolean) {
 }
 
 function transposeTile(k: Builder, args: Arguments<typeof packArgs>, row: Index, p: Index, length: Index, to: Pointer) {
-  const { rows } = k.target.gemm;
   const last = args.m.sub(1);
   const lda = args.lda;
   // Rows past the end repeat the last one; what they give is never stored.
-  const from = Array.from({ length: k.lanes }, (_, i) => args.a.at(row.add(i).min(last).mul(lda).add(p)).fixed());
-  const place = k.variable(to);
-  eachColumn(k, from, length, (columns) => {
-    columns.forEach((column, j) => {
-      place.at(j * rows).store(column);
-    });
-    place.advance(columns.length * rows);
-  });
+  packTile(k, (i) => args.a.at(row.add(i).min(last).mul(lda).add(p)).fixed(), length, to);
 }
+
+/**
+ * Rows of a tile into `[k][row]`, a vector of rows at a time. The last ones come first: their vectors run past the
+ * tile's rows, over places that are written afterwards.
+ */
+export function packTile(
+  k: Builder,
+  rowAt: (i: number) => Pointer,
+  length: Index,
+  to: Pointer,
+  change = (column: VF) => column,
+): void {
+  const { rows } = k.target.gemm;
+  for (const first of rowVectors(k).toReversed()) {
+    const from = Array.from({ length: k.lanes }, (_, i) => rowAt(first + i));
+    const place = k.variable(to.at(first));
+    eachColumn(k, from, length, (columns) => {
+      columns.forEach((column, j) => {
+        place.at(j * rows).store(change(column));
+      });
+      place.advance(columns.length * rows);
+    });
+  }
+}
+
+/** The first rows of the vectors that a tile's rows take. */
+const rowVectors = (k: Builder): number[] =>
+  Array.from({ length: Math.ceil(k.target.gemm.rows / k.lanes) }, (_, v) => v * k.lanes);
 
 function copyTile(k: Builder, args: Arguments<typeof packArgs>, row: Index, p: Index, length: Index, to: Pointer) {
   const { rows } = k.target.gemm;
   const lda = args.lda;
   const from = k.variable(args.a.at(p.mul(lda)).fixed().at(row));
   const place = k.variable(to);
-  const step = (count?: Index) => () => {
-    place.store(from.load(count));
+  const firsts = rowVectors(k);
+  const step = (counts: readonly (Index | undefined)[]) => () => {
+    counts.forEach((count, v) => {
+      place.at(firsts[v]).store(from.at(firsts[v]).load(count));
+    });
     place.advance(rows);
     from.advance(lda);
   };
   const count = args.m.sub(row);
   k.if(
-    count.ge(k.lanes),
-    () => k.repeat(length, step()),
-    () => k.repeat(length, step(count)),
+    count.ge(firsts.length * k.lanes),
+    () => k.repeat(length, step(firsts.map(() => undefined))),
+    () => k.repeat(length, step(firsts.map((first) => count.sub(first)))),
   );
 }
 
