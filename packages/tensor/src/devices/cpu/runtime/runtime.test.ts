@@ -156,15 +156,15 @@ describe.skipIf(!native || process.platform !== "linux")("native memory (Bun on 
   test("memory is readable and writable between guard pages, and dispose gives the pages back", async () => {
     const runtime = new Runtime({ emitters: [best.isa], isa: best.isa, threads: 1 });
     const address = runtime.memory.allocate(64 * 2 ** 20);
-    runtime.memory.u8(address, 64 * 2 ** 20).fill(1);
+    const bytes = runtime.memory.u8(address, 64 * 2 ** 20).fill(1);
     expect(permissions(address)).toBe("rw-p");
     const { from, to } = mapping(address)!;
     expect(permissions(from - 1)).toBe("---p");
     expect(permissions(to)).toBe("---p");
     expect(() => runtime.memory.u8(to - 10, 11)).toThrow("not memory of this device");
-    const before = process.memoryUsage().rss;
     await runtime.dispose();
-    expect(before - process.memoryUsage().rss).toBeGreaterThan(50e6);
+    // Fresh pages: the old ones are the system's again, and a view kept by mistake does no harm.
+    expect(bytes.findLast((byte) => byte !== 0)).toBeUndefined();
   });
 
   test("the system refusing executable memory gives a clear error", () => {

@@ -15,6 +15,15 @@ export function incrementKernel(isa: Isa): Uint8Array {
       ...[0x20, 1, 0x41, 1, 0x6a, 0x21, 1, 0x0c, 0, 0x0b, 0x0b], // begin += 1, again
     ]);
   }
+  if (isa === "neon") {
+    const code = [
+      ...[0xf9400000], // ldr x0, [x0]
+      ...[0x6b02003f, 0x540000ca], // again: cmp w1, w2; b.ge done
+      ...[0xb8615803, 0x11000463, 0xb8215803], // ldr w3, [x0, w1, uxtw #2]; add w3, w3, 1; str w3, [x0, w1, uxtw #2]
+      ...[0x11000421, 0x17fffffa, 0xd65f03c0], // add w1, w1, 1; b again; done: ret
+    ];
+    return new Uint8Array(Uint32Array.from(code).buffer);
+  }
   return new Uint8Array([
     ...[0x48, 0x63, 0xf6, 0x48, 0x63, 0xd2], // movsxd rsi, esi; movsxd rdx, edx
     ...[0x48, 0x8b, 0x3f], // mov rdi, [rdi]
