@@ -153,18 +153,23 @@ describe.skipIf(!native || process.platform !== "linux")("native memory (Bun on 
     expect(() => code.add("none", new Uint8Array(0))).toThrow("has no code");
   });
 
-  test("memory is readable and writable between guard pages, and dispose gives the pages back", async () => {
+  test("memory is readable and writable between guard pages", async () => {
     const runtime = new Runtime({ emitters: [best.isa], isa: best.isa, threads: 1 });
-    const address = runtime.memory.allocate(64 * 2 ** 20);
-    const bytes = runtime.memory.u8(address, 64 * 2 ** 20).fill(1);
+    const address = runtime.memory.allocate(64);
     expect(permissions(address)).toBe("rw-p");
     const { from, to } = mapping(address)!;
     expect(permissions(from - 1)).toBe("---p");
     expect(permissions(to)).toBe("---p");
     expect(() => runtime.memory.u8(to - 10, 11)).toThrow("not memory of this device");
     await runtime.dispose();
-    // Fresh pages: the old ones are the system's again, and a view kept by mistake does no harm.
-    expect(bytes.findLast((byte) => byte !== 0)).toBeUndefined();
+  });
+
+  test("dispose gives the pages back; a view kept by mistake does no harm", async () => {
+    const runtime = new Runtime({ emitters: [best.isa], isa: best.isa, threads: 1 });
+    const length = 4 * 2 ** 20;
+    const bytes = runtime.memory.u8(runtime.memory.allocate(length), length).fill(1);
+    await runtime.dispose();
+    expect(Buffer.compare(bytes, new Uint8Array(length))).toBe(0);
   });
 
   test("the system refusing executable memory gives a clear error", () => {
