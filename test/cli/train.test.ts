@@ -2,12 +2,14 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CAN_MOUNT, command, ROOT, start, temporaryFolder, tinyDisk } from "../support/process.ts";
+import { REAL_MODEL } from "../support/real-model.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
 // Each test starts processes, on machines that may be slow and busy.
 setDefaultTimeout(120_000);
 
 const FILES = ["adapter_config.json", "adapter_model.safetensors", "prompt.json", "training.json"];
+const SEED_DATA = join(ROOT, "data/input/lora_train_data.csv");
 const SAMPLE = "### Instruction:\n回答关于飞跃云产品的问题\n\n### Input:\n免费空间有多大?\n\n### Response:\n";
 
 interface Result {
@@ -41,7 +43,7 @@ describe("train", () => {
     await writeTinyModel(model);
     await writeTinyModel(other, { hidden: 48 });
     await mkdir(join(home.path, "data/input"), { recursive: true });
-    await cp(join(ROOT, "data/input/lora_train_data.csv"), join(home.path, "data/input/lora_train_data.csv"));
+    await cp(SEED_DATA, join(home.path, "data/input/lora_train_data.csv"));
     const examples = ["one", "two", "three"].map((input) => ({ instruction: "Say it.", input, output: `${input}!` }));
     await writeFile(rows, examples.map((example) => JSON.stringify(example)).join("\n"));
   });
@@ -310,6 +312,18 @@ describe("train", () => {
       expect([running.process.exitCode, running.process.signalCode]).toContainEqual(
         running.process.signalCode === null ? 130 : "SIGINT",
       );
+    });
+
+    test.skipIf(!REAL_MODEL)("on real weights, in the middle of a long pass: status 130, nothing written", async () => {
+      const out = join(home.path, "real");
+      const running = start("train", ["--model", REAL_MODEL!, "--data", SEED_DATA, "--out", out]);
+      await running.printed("trainable params");
+      await Bun.sleep(500);
+      running.process.kill("SIGINT");
+      const { status, stderr } = await running.ended();
+      expect(status).toBe(130);
+      expect(stderr).toContain("Interrupted. No adapter was written");
+      expect(await readdir(home.path)).not.toContain("real");
     });
 
     test("SIGTERM: status 143, nothing written", async () => {
