@@ -1,7 +1,10 @@
 #!/usr/bin/env bun
 import { bytes, CommandError, type Context, checked, locateModel, modelCommand, run } from "@tslm/cli";
+import { measureLimits } from "@tslm/tensor";
 import { z } from "zod";
 import { FIGURE_NAMES, type FigureName } from "./figures.ts";
+import { PROFILED_FIGURES, type ProfiledFigure, type ProfileResult } from "./profile.ts";
+import { profileTable } from "./profile-table.ts";
 
 const figureList = z.string().transform((text, context) => {
   const names = text.split(",").map((name) => name.trim());
@@ -29,33 +32,56 @@ function bench(context: Context) {
       ["bun run bench --json", "every figure, a JSON line each"],
       ["bun run bench --only decode_tokens_per_s,load_s", "two of them"],
       ["bun run bench --model demo", "on the small bundled model"],
+      ["bun run bench --profile --only sft_tokens_per_s", "where the time of a training step goes"],
     ],
   )
     .option("--only <figures>", `some of ${FIGURE_NAMES.join(", ")}`, checked(figureList))
-    .action(async ({ only = FIGURE_NAMES, model, device, threads, json }) => {
+    .option(
+      "--profile",
+      "instead of figures, a table of every operation: time, arithmetic, memory, how near the limits",
+    )
+    .action(async ({ only = FIGURE_NAMES, profile, model, device, threads, json }) => {
       const { terminal, signal } = context;
-      context.onInterrupt = () => "The figures so far were printed.";
+      context.onInterrupt = () => "What was measured so far was printed.";
       const { dir, name } = await locateModel(context, model);
       terminal.say(`Measuring ${name}.`);
+      const measure = async (script: string, figure: FigureName): Promise<unknown> =>
+        JSON.parse(await output(script, figure, JSON.stringify({ figure, dir, device, threads }), signal));
+      if (profile) {
+        const peaks = await measureLimits({ threads });
+        for (const figure of only.filter(isProfiled)) {
+          // Typed by the script that prints it.
+          const measured = (await measure("./profile.ts", figure)) as ProfileResult;
+          if (json) terminal.json({ ...measured, peak_gflops: peaks.gflops, peak_gbytes_per_s: peaks.gbytes });
+          else terminal.print(`${profileTable(measured, peaks)}\n`);
+        }
+        return;
+      }
       for (const figure of only) {
-        const order = JSON.stringify({ figure, dir, device, threads });
-        const child = Bun.spawn([process.execPath, Bun.fileURLToPath(new URL("./figure.ts", import.meta.url)), order], {
-          stdout: "pipe",
-          stderr: "pipe",
-          signal,
-        });
-        const [stdout, stderr, status] = await Promise.all([
-          new Response(child.stdout).text(),
-          new Response(child.stderr).text(),
-          child.exited,
-        ]);
-        signal.throwIfAborted();
-        if (status !== 0) throw new CommandError(`${figure} could not be measured: ${lastError(stderr)}`);
-        const measured = result.parse(JSON.parse(stdout));
+        const measured = result.parse(await measure("./figure.ts", figure));
         if (json) terminal.json(measured);
         else terminal.print(describe(measured));
       }
     });
+}
+
+const isProfiled = (figure: FigureName): figure is ProfiledFigure => PROFILED_FIGURES.some((known) => known === figure);
+
+/** Runs a script of this folder and gives what it printed. */
+async function output(script: string, figure: string, order: string, signal: AbortSignal): Promise<string> {
+  const child = Bun.spawn([process.execPath, Bun.fileURLToPath(new URL(script, import.meta.url)), order], {
+    stdout: "pipe",
+    stderr: "pipe",
+    signal,
+  });
+  const [stdout, stderr, status] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  signal.throwIfAborted();
+  if (status !== 0) throw new CommandError(`${figure} could not be measured: ${lastError(stderr)}`);
+  return stdout;
 }
 
 /** The line of a crashed child's output that says why. */

@@ -29,19 +29,19 @@ async function seconds(device: Device, work: () => unknown): Promise<number> {
   return (performance.now() - started) / 1000;
 }
 
-function longPrompt({ tokenizer }: Qwen, length: number): number[] {
+export function longPrompt({ tokenizer }: Qwen, length: number): number[] {
   return tokenizer.encode(LONG_TEXT).slice(0, length);
 }
 
 /** Logits of a prompt's last position, which must be numbers. */
-async function prefill({ model }: Qwen, ids: readonly number[]): Promise<void> {
+export async function prefill({ model }: Qwen, ids: readonly number[]): Promise<void> {
   const logits = noGrad(() => scope(() => model.logits(model.hidden(passOf([ids])).slice(0, -1))));
   const values = await logits.data();
   logits.dispose();
   if (!values.every(Number.isFinite)) throw new Error("the logits are not all numbers");
 }
 
-async function withModel<T>({ dir, device }: Setting, body: (qwen: Qwen) => Promise<T>): Promise<T> {
+export async function withModel<T>({ dir, device }: Setting, body: (qwen: Qwen) => Promise<T>): Promise<T> {
   const qwen = await Qwen.load(dir, { device });
   try {
     // The first call compiles kernels; the first touch of mapped weights reads them from disk.
@@ -52,12 +52,27 @@ async function withModel<T>({ dir, device }: Setting, body: (qwen: Qwen) => Prom
   }
 }
 
+/** The program's five rows. */
+export async function seedSequences({ tokenizer, generationConfig }: Qwen): Promise<TrainingSequence[]> {
+  const endTokenId = tokenizer.tokenToId("<|im_end|>") ?? generationConfig.eosTokenIds[0];
+  const encode = (text: string): number[] => tokenizer.encode(text);
+  const examples = await readExamples(SEED_DATA);
+  return trainingSequences(examples, { prompt: promptFormat("bench"), encode, endTokenId }).sequences;
+}
+
+/** Four sequences of 512 tokens. */
+export function longSequences(qwen: Qwen): TrainingSequence[] {
+  const tokens = longPrompt(qwen, 512);
+  return Array(4).fill({ tokens, targets: [...nextTokens(tokens)] });
+}
+
 /** Trains the adapter that all peers train and gives tokens a second. */
-async function sft(qwen: Qwen, sequences: readonly TrainingSequence[], epochs: number): Promise<Measured> {
+export async function sft(qwen: Qwen, sequences: readonly TrainingSequence[], epochs: number): Promise<Measured> {
   const config = { r: 8, lora_alpha: 32, lora_dropout: 0.1, target_modules: ["q_proj", "v_proj"] };
   const lora = applyLora(qwen.model, config, new Generator(0));
   const options = { epochs, lr: 2e-4, batch: 1, gradAccum: 4, shuffle: false };
   const { tokens, tokens_per_second, steps } = await train({ model: qwen.model, lora, sequences, options });
+  lora.remove();
   if (!steps.every(({ loss }) => Number.isFinite(loss))) throw new Error("the loss is not a number");
   return { value: tokens_per_second, tokens };
 }
@@ -121,20 +136,11 @@ export const FIGURES = {
   },
   /** The program's five rows, three epochs. */
   sft_tokens_per_s(setting) {
-    return withModel(setting, async (qwen) => {
-      const endTokenId = qwen.tokenizer.tokenToId("<|im_end|>") ?? qwen.generationConfig.eosTokenIds[0];
-      const encode = (text: string): number[] => qwen.tokenizer.encode(text);
-      const examples = await readExamples(SEED_DATA);
-      const { sequences } = trainingSequences(examples, { prompt: promptFormat("bench"), encode, endTokenId });
-      return sft(qwen, sequences, 3);
-    });
+    return withModel(setting, async (qwen) => sft(qwen, await seedSequences(qwen), 3));
   },
   /** The same adapter, 4 sequences of 512 tokens, one step. */
   sft512_tokens_per_s(setting) {
-    return withModel(setting, (qwen) => {
-      const tokens = longPrompt(qwen, 512);
-      return sft(qwen, Array(4).fill({ tokens, targets: [...nextTokens(tokens)] }), 1);
-    });
+    return withModel(setting, (qwen) => sft(qwen, longSequences(qwen), 1));
   },
   /** The engine's matrix product beside what the processor gives at most. */
   gemm_gflops: gemm,
