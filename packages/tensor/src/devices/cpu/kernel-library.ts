@@ -1,20 +1,29 @@
 // Kernels compiled on first use for the runtime's tier, and their calls.
 import { debug, recordTime } from "./debug.ts";
+import { emitArm64 } from "./emit/arm64.ts";
 import { emitWasm } from "./emit/wasm.ts";
 import { emitX64 } from "./emit/x64.ts";
 import type { KernelCode } from "./lang/ir.ts";
 import { type ArgumentTypes, type ArgumentValues, buildKernel, type Kernel, writeArguments } from "./lang/kernel.ts";
-import { AVX2, type Target, WASM } from "./lang/target.ts";
-import type { Isa, KernelIndex, Runtime } from "./runtime/index.ts";
+import { AVX2, NEON, type Target, WASM } from "./lang/target.ts";
+import type { CpuFeatures, Isa, KernelIndex, Runtime } from "./runtime/index.ts";
 
 interface Tier {
   readonly target: Target;
   /** The kernel's code, and its text where that is wanted and there is one. */
-  readonly emit: (code: KernelCode, listing: boolean) => { code: Uint8Array; listing: readonly string[] };
+  readonly emit: (
+    code: KernelCode,
+    listing: boolean,
+    features: CpuFeatures | undefined,
+  ) => { code: Uint8Array; listing: readonly string[] };
 }
 
 const TIERS: { readonly [I in Isa]?: Tier } = {
   avx2: { target: AVX2, emit: (code, listing) => emitX64(code, { listing }) },
+  neon: {
+    target: NEON,
+    emit: (code, listing, features) => emitArm64(code, { listing, dotProduct: features?.dotProduct }),
+  },
   wasm: { target: WASM, emit: (code) => ({ code: emitWasm(code), listing: [] }) },
 };
 
@@ -47,7 +56,7 @@ export class KernelLibrary {
   }
 
   private load<A extends ArgumentTypes>(kernel: Kernel<A>): KernelIndex {
-    const { code, listing } = this.tier.emit(buildKernel(kernel, this.target), debug.code);
+    const { code, listing } = this.tier.emit(buildKernel(kernel, this.target), debug.code, this.runtime.cpu?.features);
     if (debug.code) console.error(`${kernel.name}, ${this.target.name}, ${code.length} bytes\n${listing.join("\n")}\n`);
     const index = this.runtime.load(kernel.name, code);
     this.loaded.set(kernel, index);

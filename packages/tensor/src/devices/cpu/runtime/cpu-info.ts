@@ -3,7 +3,7 @@
 import type { CodeMemory } from "./code-memory.ts";
 import type { NativeHost } from "./host.ts";
 
-/** Instruction sets that decide between kernels. On arm64 all are false and NEON is part of the architecture. */
+/** Instruction sets that decide between kernels. NEON itself is part of arm64. */
 export interface CpuFeatures {
   readonly avx2: boolean;
   readonly fma: boolean;
@@ -19,6 +19,8 @@ export interface CpuFeatures {
   readonly amxTile: boolean;
   readonly amxBf16: boolean;
   readonly amxInt8: boolean;
+  /** FEAT_DotProd of arm64. */
+  readonly dotProduct: boolean;
 }
 
 /** Sizes in bytes of the data caches that one core sees; 0 where unknown. */
@@ -56,6 +58,7 @@ const noFeatures: CpuFeatures = {
   amxTile: false,
   amxBf16: false,
   amxInt8: false,
+  dotProduct: false,
 };
 
 const XCR0_AVX = 0x6; // XMM and upper YMM halves
@@ -100,6 +103,7 @@ export function readX64Info(cpuid: Cpuid, readXcr0: () => number): CpuInfo {
       amxTile: amx,
       amxBf16: amx && bit(d7, 22),
       amxInt8: amx && bit(d7, 25),
+      dotProduct: false,
     },
   };
 }
@@ -147,7 +151,8 @@ const XGETBV_CODE = new Uint8Array([
 /** Describes this processor. Throws CodeMemoryError when machine code may not run here. */
 export function detectCpu(host: NativeHost, code: CodeMemory): CpuInfo {
   if (host.arch !== "x64") {
-    return { arch: host.arch, brand: host.arch, xcr0: 0, caches: { l1: 0, l2: 0, l3: 0 }, features: noFeatures };
+    const features = { ...noFeatures, dotProduct: host.dotProduct };
+    return { arch: host.arch, brand: host.arch, xcr0: 0, caches: { l1: 0, l2: 0, l3: 0 }, features };
   }
   const cpuidAddress = code.add("cpuid", CPUID_CODE);
   const xgetbvAddress = code.add("xgetbv", XGETBV_CODE);

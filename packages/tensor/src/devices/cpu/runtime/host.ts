@@ -9,6 +9,8 @@ export interface NativeHost {
   readonly platform: string;
   readonly arch: string;
   readonly pageBytes: number;
+  /** Whether an arm64 processor sums products of bytes (FEAT_DotProd); false elsewhere. */
+  readonly dotProduct: boolean;
   /** Maps zeroed read-write pages with an inaccessible guard page on both sides. Returns 0 when refused. */
   map(bytes: number): number;
   /** Makes pages from `map` executable and no longer writable. False when the system refuses. */

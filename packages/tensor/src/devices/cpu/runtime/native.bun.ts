@@ -56,6 +56,31 @@ function openFlush(): ((begin: number, end: number) => void) | undefined {
   }
 }
 
+const AT_HWCAP = 16;
+const HWCAP_ASIMDDP = 1 << 20;
+
+/** Whether an arm64 processor has FEAT_DotProd: Linux says so in the auxiliary vector, macOS by sysctl. */
+function hasDotProduct(): boolean {
+  if (process.arch !== "arm64") return false;
+  for (const name of libcNames[process.platform] ?? []) {
+    try {
+      if (process.platform === "darwin") {
+        const { symbols } = dlopen(name, {
+          sysctlbyname: { args: ["buffer", "buffer", "buffer", "ptr", "u64"], returns: "i32" },
+        });
+        const [value, bytes] = [new Int32Array(1), BigUint64Array.of(4n)];
+        const key = new TextEncoder().encode("hw.optional.arm.FEAT_DotProd\0");
+        return symbols.sysctlbyname(key, value, bytes, null, 0) === 0 && value[0] === 1;
+      }
+      const { symbols } = dlopen(name, { getauxval: { args: ["u64"], returns: "u64" } });
+      return (Number(symbols.getauxval(AT_HWCAP)) & HWCAP_ASIMDDP) !== 0;
+    } catch {
+      // The next name.
+    }
+  }
+  return false;
+}
+
 function createHost(): NativeHost | undefined {
   const libc = openLibc();
   if (libc === undefined) return undefined;
@@ -73,6 +98,7 @@ function createHost(): NativeHost | undefined {
     platform: process.platform,
     arch: process.arch,
     pageBytes,
+    dotProduct: hasDotProduct(),
 
     map(bytes) {
       const size = pages(bytes);
