@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cp, mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { command, start, temporaryFolder } from "../support/process.ts";
+import { command, ROOT, start, temporaryFolder } from "../support/process.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
 // Each test starts processes, on machines that may be slow and busy.
@@ -201,6 +201,23 @@ describe("eval", () => {
 
   test("a text of one token has no perplexity", async () => {
     expect((await evaluate([{ text: "x" }])).summary).toEqual({ perplexity: null, cases: 1 });
+  });
+
+  test("a slow reader gets every line", async () => {
+    const file = join(home.path, "many.jsonl");
+    await writeFile(
+      file,
+      Array(120)
+        .fill(JSON.stringify({ text: "hello 中文 ".repeat(20) }))
+        .join("\n"),
+    );
+    const bin = join(ROOT, "packages/cli/src/bin/eval.ts");
+    const line = `bun "${bin}" "${file}" --model "${model}" --json | (sleep 3; cat)`;
+    const { stdout } = Bun.spawnSync(["sh", "-c", line], { stderr: "ignore" });
+    const lines = stdout.toString().trim().split("\n");
+    expect(stdout.length).toBeGreaterThan(200_000);
+    expect(lines).toHaveLength(121);
+    expect(JSON.parse(lines[120])).toMatchObject({ cases: 120 });
   });
 
   test("for people: a line or two a case", async () => {

@@ -83,8 +83,8 @@ export function baseCommand(
     .option("--debug", "with an error, print where in the program it came from")
     .addHelpText("after", `\nExamples:\n${shown}`)
     .configureOutput({
-      writeOut: (text) => context.terminal.stdout.write(text),
-      writeErr: (text) => context.terminal.stderr.write(text),
+      writeOut: (text) => context.terminal.out(text),
+      writeErr: (text) => context.terminal.err(text),
     })
     .configureHelp({ helpWidth: process.stdout.columns ?? 100 })
     .helpOption("-h, --help", "print this help")

@@ -14,6 +14,8 @@ export class Terminal {
   readonly isScreen: boolean;
   /** Colours for stderr; they change nothing where it is no screen or NO_COLOR is set. */
   readonly colors: Colors;
+  #unwritten = 0;
+  #onWritten = (): void => {};
 
   constructor(
     streams: { stdout: Writable; stderr: Writable & { isTTY?: boolean } } = process,
@@ -25,9 +27,17 @@ export class Terminal {
     this.colors = createColors(this.isScreen && !env.NO_COLOR);
   }
 
+  /** Text of the result. */
+  out(text: string): void {
+    this.#write(this.stdout, text);
+  }
+  /** Text for people. */
+  err(text: string): void {
+    this.#write(this.stderr, text);
+  }
   /** A line for people. */
   say(line = ""): void {
-    this.stderr.write(`${line}\n`);
+    this.err(`${line}\n`);
   }
   /** A line that must not be missed. */
   warn(line: string): void {
@@ -35,15 +45,26 @@ export class Terminal {
   }
   /** A line of the result. */
   print(line: string): void {
-    this.stdout.write(`${line}\n`);
+    this.out(`${line}\n`);
   }
   /** A value of the result, one line of JSON. */
   json(value: unknown): void {
     this.print(JSON.stringify(value));
   }
-  /** Waits until all of the result is written. */
-  flush(): Promise<void> {
-    return new Promise((resolve) => this.stdout.write("", () => resolve()));
+  /** Waits until everything is written: a pipe takes only so much at a time, and an exit would drop the rest. */
+  async flush(): Promise<void> {
+    if (this.#unwritten === 0) return;
+    await new Promise<void>((resolve) => {
+      this.#onWritten = resolve;
+    });
+  }
+
+  #write(stream: Writable, text: string): void {
+    // Each text's own callback: under Bun that of a last empty one does not wait for those before it.
+    this.#unwritten++;
+    stream.write(text, () => {
+      if (--this.#unwritten === 0) this.#onWritten();
+    });
   }
 }
 

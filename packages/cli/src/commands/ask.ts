@@ -84,7 +84,7 @@ export function ask(context: Context) {
         let [first, last] = [started, started];
         for await (const step of open.qwen.generate(ids, { ...sampling, signal })) {
           text += step.text;
-          if (!options.json) terminal.stdout.write(printable(step.text));
+          if (!options.json) terminal.out(printable(step.text));
           finishReason = step.finishReason;
           if (step.token === undefined) continue;
           tokens.push(step.token);

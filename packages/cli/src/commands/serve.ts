@@ -17,6 +17,9 @@ import {
 import { Progress } from "../progress.ts";
 import type { Context } from "../run.ts";
 
+/** Addresses that only this machine reaches. */
+const LOOPBACK = /^(localhost|127(\.\d+){3}|::1)$/;
+
 /** `serve`: answers over HTTP until it is stopped. */
 export function serve(context: Context) {
   return modelCommand(
@@ -70,6 +73,9 @@ export function serve(context: Context) {
           apiKey: options.apiKey,
         });
         signal.throwIfAborted();
+        if (options.apiKey === undefined && !LOOPBACK.test(options.host)) {
+          terminal.warn(`whoever reaches ${options.host} can use this server; --api-key KEY makes it ask for a key`);
+        }
         const server = listen({ app, port: options.port, host: options.host });
         terminal.say(`Serving ${engine.model}${names.length > 0 ? ` with ${names.join(", ")}` : ""} at ${server.url}`);
         terminal.say("Ctrl-C ends it when the answers that run are complete.");
