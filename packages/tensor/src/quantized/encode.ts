@@ -10,14 +10,18 @@ export function isQuantizable(type: string): type is QuantizableType {
   return (QUANTIZABLE as readonly string[]).includes(type);
 }
 
-/** The greatest half that scales may take, so that no finite number becomes infinite. */
-const MAX_HALF = 65504;
+/** The greatest half: scales stop there, so that no finite number becomes infinite. */
+export const MAX_HALF = 65504;
 
 const clampedHalf = (value: number): number => toF16(Math.max(-MAX_HALF, Math.min(MAX_HALF, value)));
 
+/** Adding and taking away this number rounds to a whole one, ties to even. */
+const ROUNDING = 1.5 * 2 ** 52;
+
 /**
  * Quantises whole blocks. Every element comes back within half a step (`q8_0`: a 127th of the block's greatest
- * magnitude; `q4_1`: a 15th of its range) and the rounding of scale and minimum to half precision.
+ * magnitude; `q4_1`: a 15th of its range) and the rounding of scale and minimum to half precision. Every step is rounded
+ * to f32, so that compiled kernels give the same bytes.
  */
 export function encodeBlocks(type: QuantizableType, values: Float32Array, bytes: Uint8Array, at = 0): void {
   const { elements, bytes: size } = BLOCKS[type];
@@ -30,16 +34,17 @@ function putHalf(bytes: Uint8Array, at: number, bits: number): void {
   bytes[at + 1] = bits >> 8;
 }
 
+const inverseOf = (scale: number): number => (scale > 0 ? Math.fround(1 / scale) : 0);
+
 function encodeQ8(values: Float32Array, from: number, bytes: Uint8Array, at: number): void {
   let most = 0;
   for (let j = 0; j < 32; j++) most = Math.max(most, Math.abs(values[from + j]));
-  const bits = clampedHalf(most / 127);
-  const scale = fromF16(bits);
-  const inverse = scale > 0 ? 1 / scale : 0;
+  const bits = clampedHalf(Math.fround(most / 127));
+  const inverse = inverseOf(fromF16(bits));
   putHalf(bytes, at, bits);
   for (let j = 0; j < 32; j++) {
-    const q = Math.round(values[from + j] * inverse);
-    bytes[at + 2 + j] = Math.min(127, Math.max(-127, q));
+    const q = Math.min(127, Math.max(-127, Math.fround(values[from + j] * inverse)));
+    bytes[at + 2 + j] = q + ROUNDING - ROUNDING;
   }
 }
 
@@ -54,14 +59,14 @@ function encodeQ4(values: Float32Array, from: number, bytes: Uint8Array, at: num
     if (x < least) least = x;
     if (x > most) most = x;
   }
-  const scaleBits = clampedHalf((most - least) / LEVELS);
-  const minimumBits = clampedHalf(least);
-  const scale = fromF16(scaleBits);
+  const scaleBits = clampedHalf(Math.fround(Math.fround(most - least) / LEVELS));
+  // Of zeros of both signs the minimum is the positive one.
+  const minimumBits = clampedHalf(least + 0);
+  const inverse = inverseOf(fromF16(scaleBits));
   const minimum = fromF16(minimumBits);
-  const inverse = scale > 0 ? 1 / scale : 0;
   for (let j = 0; j < 32; j++) {
-    const q = Math.round((values[from + j] - minimum) * inverse);
-    quantized[j] = Math.min(LEVELS, Math.max(0, q));
+    const steps = Math.fround(Math.fround(values[from + j] - minimum) * inverse);
+    quantized[j] = Math.min(LEVELS, Math.max(0, steps)) + ROUNDING - ROUNDING;
   }
   putHalf(bytes, at, scaleBits);
   putHalf(bytes, at + 2, minimumBits);

@@ -20,6 +20,7 @@ import { linearCrossEntropy } from "./cross-entropy.ts";
 import { elementwise, reduce } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
 import { adamW, dropout, RopeTables, rmsNorm, rmsNormBackward, rope } from "./model.ts";
+import { quantize } from "./quantized.ts";
 import { argmax, gatherRows, scatterRows } from "./rows.ts";
 import type { RuntimeOptions } from "./runtime/index.ts";
 
@@ -107,6 +108,9 @@ export class CpuDevice extends HostDevice {
   }
   override matmul(a: View, b: View, out: View, options?: MatmulOptions): void {
     if (!matmul(this.#cpu, a, b, out, options)) super.matmul(a, b, out, options);
+  }
+  override quantize(x: View, out: View): void {
+    if (!quantize(this.#cpu, x, out)) super.quantize(x, out);
   }
   override gatherRows(table: View, index: View, out: View): void {
     if (!gatherRows(this.#cpu, table, index, out)) super.gatherRows(table, index, out);

@@ -1,11 +1,14 @@
 // Products with weights in quantised blocks: which kernels, with which arguments.
 import { BLOCKS, type BlockType } from "../../dtype.ts";
+import type { QuantizableType } from "../../quantized/encode.ts";
+import type { View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import {
   BLOCK_GEMV_ROWS,
   BLOCK_WORKSPACE_BYTES,
   blockGemv,
   decodeRows,
+  encodeRows,
   quantizedRowBytes,
   quantizeRows,
   sumsFactor,
@@ -27,6 +30,17 @@ export function blockProduct(cpu: CpuContext, product: BlockProduct, multiply: F
   if (product.b.column === 1) alongColumns(cpu, product, multiply);
   else if (product.m <= MOST_BYTE_ROWS && product.a.column === 1) byBytes(cpu, product);
   else alongInner(cpu, product, multiply);
+}
+
+/** Rounds rows to blocks; false where no kernel takes the type and strides. */
+export function quantize(cpu: CpuContext, x: View, out: View): boolean {
+  if ((x.dtype !== "f32" && x.dtype !== "bf16") || x.shape.length !== 2 || x.strides[1] !== 1) return false;
+  const [rows, n] = x.shape as [number, number];
+  const { slots, address: workspace } = cpu.workspace(BLOCK_WORKSPACE_BYTES);
+  const values = { x: cpu.address(x, "quantize"), ldx: x.strides[0]!, blocks: n / 32, slots, workspace };
+  const kernel = encodeRows[out.dtype as QuantizableType][x.dtype];
+  cpu.kernels.run(kernel, { ...values, out: cpu.address(out, "quantize") }, rows, chunkOf(rows, cpu.threads));
+  return true;
 }
 
 /** Whether b's blocks are whole where its rows or columns begin. */

@@ -7,10 +7,11 @@
  */
 
 import { BLOCKS, type BlockType } from "../../../dtype.ts";
+import { MAX_HALF, type QuantizableType } from "../../../quantized/encode.ts";
 import type { Builder } from "../lang/builder.ts";
 import { defineKernel } from "../lang/kernel.ts";
 import { claimWorkspace } from "../lang/math.ts";
-import type { Index, Pointer, VF } from "../lang/values.ts";
+import type { Index, Pointer, VF, VI } from "../lang/values.ts";
 import { type BlockReader, blockReaders, GROUP, type Group, partsOf } from "./blocks.ts";
 
 /** Rows that one call of `blockGemv` takes. */
@@ -251,3 +252,99 @@ const forTypes = <T>(make: (type: BlockType) => T) =>
 /** `blockGemv[type of W][rows − 1]` */
 export const blockGemv = forTypes((type) => Array.from({ length: BLOCK_GEMV_ROWS }, (_, i) => gemvKernel(type, i + 1)));
 export const decodeRows = forTypes(decodeKernel);
+
+const encodeArgs = {
+  /** [rows, 32·blocks] */
+  x: "f32*",
+  /** Elements from row to row. */
+  ldx: "index",
+  blocks: "index",
+  /** Rows of blocks, one after another. */
+  out: "u8*",
+  slots: "i32*",
+  workspace: "u8*",
+} as const;
+
+/** Rounds rows of f32 or bf16 to blocks, the same bytes as `quantized/encode.ts` gives. An item is a row. */
+function encodeKernel(type: QuantizableType, element: "f32" | "bf16") {
+  const { bytes } = BLOCKS[type];
+  const encode = type === "q8_0" ? encodeQ8 : encodeQ4;
+  return defineKernel(`encode_${type}_${element}`, encodeArgs, (k, args) => {
+    const { slot, release } = claimWorkspace(k, args.slots);
+    const scratch = args.workspace.at(slot.mul(BLOCK_WORKSPACE_BYTES)).fixed();
+    k.loop({ from: k.begin, to: k.end }, (row) => {
+      const from = k.variable(args.x.as(element).at(row.mul(args.ldx)));
+      const to = k.variable(args.out.at(row.mul(args.blocks).mul(bytes)));
+      k.repeat(args.blocks, () => {
+        const values = Array.from({ length: GROUP / k.lanes }, (_, v) => from.at(v * k.lanes).load());
+        encode(k, values, to, scratch);
+        from.advance(GROUP);
+        to.advanceBytes(bytes);
+      });
+    });
+    release();
+  });
+}
+
+/** Stores a value, held within the halves, and gives what was stored. */
+function storeHalf(k: Builder, at: Pointer, value: VF): VF {
+  const bits = value.max(-MAX_HALF).min(MAX_HALF).bits();
+  const magnitude = bits.and(0x7fffffff);
+  const normal = magnitude.sub(0x38000000).add(0xfff).add(magnitude.shr(13).and(1)).shr(13);
+  // Below 2⁻¹⁴ halves are multiples of 2⁻²⁴: the last place of numbers from a half to one.
+  const small = magnitude.float().add(0.5).bits().sub(0x3f000000);
+  const half = magnitude.compare("gt", 0x387fffff).select(normal.float(), small.float()).bits();
+  at.as("u16").store(half.or(bits.shr(16).and(0x8000)), k.index(1));
+  return at.as("f16").broadcast();
+}
+
+/** 1/scale, 0 of 0. */
+const inverseOf = (k: Builder, scale: VF): VF => {
+  const inverse = k.float(1).splat().div(scale);
+  return scale.compare("gt", 0).select(inverse, k.zero());
+};
+
+function packed(values: readonly VF[]): VI[] {
+  const whole = values.map((x) => x.toInt());
+  return Array.from({ length: whole.length / 4 }, (_, p) => {
+    const [a, b, c, d] = whole.slice(4 * p);
+    return a.packBytes(b, c, d);
+  });
+}
+
+function encodeQ8(k: Builder, values: readonly VF[], to: Pointer): void {
+  const most = values.map((x) => x.abs()).reduce((a, b) => a.max(b));
+  const inverse = inverseOf(k, storeHalf(k, to, most.maximum().div(127).splat()));
+  const scaled = values.map((x) => x.mul(inverse).max(-127).min(127));
+  packed(scaled).forEach((bytes, p) => {
+    to.atByte(2 + p * 4 * k.lanes)
+      .as("i32")
+      .store(bytes);
+  });
+}
+
+function encodeQ4(k: Builder, values: readonly VF[], to: Pointer, scratch: Pointer): void {
+  const most = values.reduce((a, b) => a.max(b)).maximum();
+  const negated = values.reduce((a, b) => a.min(b)).neg();
+  const least = k.float(0).sub(negated.maximum());
+  const inverse = inverseOf(k, storeHalf(k, to, most.sub(least).div(15).splat()));
+  const minimum = storeHalf(k, to.atByte(2), least.splat());
+  packed(values.map((x) => x.sub(minimum).mul(inverse).max(0).min(15))).forEach((bytes, p) => {
+    scratch
+      .atByte(p * 4 * k.lanes)
+      .as("i32")
+      .store(bytes);
+  });
+  const halves = [0, 16].map((at) => scratch.atByte(at).broadcastBlock());
+  to.atByte(4)
+    .as("i32")
+    .store(halves[0].or(halves[1].shl(4)), k.index(4));
+}
+
+const forElements = (type: QuantizableType) => ({ f32: encodeKernel(type, "f32"), bf16: encodeKernel(type, "bf16") });
+
+/** `encodeRows[type][element of x]` */
+export const encodeRows: { readonly [K in QuantizableType]: ReturnType<typeof forElements> } = {
+  q8_0: forElements("q8_0"),
+  q4_1: forElements("q4_1"),
+};
