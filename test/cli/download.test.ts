@@ -1,6 +1,6 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { cp, mkdir, readdir } from "node:fs/promises";
+import { cp, mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { command, OFFLINE, ROOT, temporaryFolder } from "../support/process.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
@@ -59,6 +59,16 @@ describe("no model was named, and there is no network", () => {
     expect(stderr).toContain("cannot be reached");
     expect(stderr).not.toContain("demo");
     expect(stdout).toBe("");
+    expect(status).toBe(1);
+  });
+
+  test("an adapter whose model cannot be had names it and what to do", async () => {
+    await using folder = await temporaryFolder();
+    const config = { peft_type: "LORA", target_modules: ["q_proj"], base_model_name_or_path: "Some/Model" };
+    await writeFile(join(folder.path, "adapter_config.json"), JSON.stringify(config));
+    const { status, stderr } = await command("ask", ["x", "--adapter", folder.path], { env: OFFLINE });
+    expect(stderr).toStartWith(`error: the adapter in ${folder.path} was made for the model Some/Model: `);
+    expect(stderr).toEndWith("; or give that model's folder with --model DIR\n");
     expect(status).toBe(1);
   });
 

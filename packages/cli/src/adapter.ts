@@ -1,8 +1,8 @@
 import { basename, resolve } from "node:path";
 import { type Lora, loadAdapter, type PromptFormat, promptFormat, readAdapterConfig, readPrompt } from "@tslm/lora";
-import type { Tokenizer } from "@tslm/qwen";
+import { HubError, type Tokenizer } from "@tslm/qwen";
 import { CommandError } from "./errors.ts";
-import { type OpenModel, openModel } from "./model.ts";
+import { type LocatedModel, locateModel, type OpenModel, openModel } from "./model.ts";
 import type { ModelOptions } from "./options.ts";
 import type { Context } from "./run.ts";
 
@@ -28,7 +28,30 @@ export interface OpenModelWithAdapters extends OpenModel {
 }
 
 /**
- * Loads a model and its adapters. Where no model is named, it is the one that the first adapter says it belongs to.
+ * Finds the model for adapters: the one that was named, else the one that the first adapter says it belongs to, else the
+ * default one.
+ *
+ * @throws AdapterError when a folder holds no adapter; CommandError when the adapter's model cannot be had
+ */
+export async function locateModelOf(
+  context: Context,
+  dirs: readonly string[],
+  name: string | undefined,
+): Promise<LocatedModel> {
+  const configs = await Promise.all(dirs.map((dir) => readAdapterConfig(dir)));
+  const base = configs[0]?.base_model_name_or_path;
+  if (name !== undefined || !base) return locateModel(context, name);
+  try {
+    return await locateModel(context, base);
+  } catch (cause) {
+    if (!(cause instanceof HubError)) throw cause;
+    const problem = `the adapter in ${dirs[0]} was made for the model ${base}: ${cause.message}`;
+    throw new CommandError(`${problem}; or give that model's folder with --model DIR`, { cause });
+  }
+}
+
+/**
+ * Loads a model and its adapters; see `locateModelOf`.
  *
  * @throws AdapterError when an adapter cannot be read or belongs to another model
  */
@@ -37,10 +60,8 @@ export async function openModelWithAdapters(
   dirs: readonly string[],
   options: ModelOptions,
 ): Promise<OpenModelWithAdapters> {
-  const configs = await Promise.all(dirs.map((dir) => readAdapterConfig(dir)));
   const prompts = await Promise.all(dirs.map((dir) => readPrompt(dir)));
-  const base = options.model ?? configs[0]?.base_model_name_or_path ?? undefined;
-  const model = await openModel(context, base, options);
+  const model = await openModel(context, await locateModelOf(context, dirs, options.model), options);
   try {
     const adapters: OpenAdapter[] = [];
     for (const [i, dir] of dirs.entries()) {

@@ -120,10 +120,9 @@ export async function openDevice({ device: name, threads }: Pick<ModelOptions, "
 /** Loads a model onto the device that the options ask for. */
 export async function openModel(
   context: Context,
-  name: string | undefined,
+  located: LocatedModel,
   options: Pick<ModelOptions, "device" | "threads">,
 ): Promise<OpenModel> {
-  const located = await locateModel(context, name);
   const device = await openDevice(options);
   const progress = new Progress(context.terminal, "Loading");
   try {

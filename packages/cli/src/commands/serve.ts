@@ -1,9 +1,8 @@
 import { Option } from "@commander-js/extra-typings";
-import { readAdapterConfig } from "@tslm/lora";
 import { createApp, createLogger, Engine, LOG_LEVELS, serve as listen } from "@tslm/server";
-import { adapterName } from "../adapter.ts";
+import { adapterName, locateModelOf } from "../adapter.ts";
 import { Interrupted, UsageError } from "../errors.ts";
-import { type LocatedModel, locateModel, supportedDevice } from "../model.ts";
+import { type LocatedModel, supportedDevice } from "../model.ts";
 import {
   ADAPTER_MODEL,
   checked,
@@ -59,9 +58,7 @@ export function serve(context: Context) {
           `two adapters are called ${JSON.stringify(twice)}: requests could not tell them apart; rename a folder`,
         );
       }
-      const configs = await Promise.all(dirs.map((dir) => readAdapterConfig(dir)));
-      const base = options.model ?? configs[0]?.base_model_name_or_path ?? undefined;
-      const located = await locateModel(context, base);
+      const located = await locateModelOf(context, dirs, options.model);
       const engine = await startEngine(context, located, dirs, options);
       try {
         const app = createApp({

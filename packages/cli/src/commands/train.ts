@@ -25,7 +25,7 @@ import type { Qwen } from "@tslm/qwen";
 import { Generator, SCHEDULES } from "@tslm/tensor";
 import { endTokenOf } from "../adapter.ts";
 import { CommandError } from "../errors.ts";
-import { openModel } from "../model.ts";
+import { locateModel, openModel } from "../model.ts";
 import {
   checked,
   fraction,
@@ -152,7 +152,7 @@ export function train(context: Context) {
     // Before a gigabyte is loaded.
     if (options.initAdapter !== undefined) await readAdapterConfig(options.initAdapter);
 
-    const open = await openModel(context, options.model, options);
+    const open = await openModel(context, await locateModel(context, options.model), options);
     try {
       const prompt = promptFormat(open.name, commonInstruction(examples));
       const sequences = prepare(context, open.qwen, rows, prompt, options);
