@@ -59,7 +59,7 @@ function encodeQ4(values: Float32Array, from: number, bytes: Uint8Array, at: num
     if (x < least) least = x;
     if (x > most) most = x;
   }
-  const scaleBits = clampedHalf(Math.fround(Math.fround(most - least) / LEVELS));
+  const scaleBits = clampedHalf(Math.fround(Math.max(0, Math.fround(most - least)) / LEVELS));
   // Of zeros of both signs the minimum is the positive one.
   const minimumBits = clampedHalf(least + 0);
   const inverse = inverseOf(fromF16(scaleBits));

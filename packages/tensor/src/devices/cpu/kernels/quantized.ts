@@ -327,7 +327,7 @@ function encodeQ4(k: Builder, values: readonly VF[], to: Pointer, scratch: Point
   const most = values.reduce((a, b) => a.max(b)).maximum();
   const negated = values.reduce((a, b) => a.min(b)).neg();
   const least = k.float(0).sub(negated.maximum());
-  const inverse = inverseOf(k, storeHalf(k, to, most.sub(least).div(15).splat()));
+  const inverse = inverseOf(k, storeHalf(k, to, most.sub(least).max(0).div(15).splat()));
   const minimum = storeHalf(k, to.atByte(2), least.splat());
   packed(values.map((x) => x.sub(minimum).mul(inverse).max(0).min(15))).forEach((bytes, p) => {
     scratch
