@@ -235,7 +235,7 @@ class Emitter extends RegisterEmitter {
   }
 
   /** Puts an address into the address register. */
-  #address({ base, index, scale, disp }: Address): void {
+  #address({ base, index, scale, disp }: Address) {
     const from = this.g(base);
     if (index) this.#asm.arithmetic("add", ADDRESS, from, this.g(index), Math.log2(scale));
     if (disp || !index) this.#add(ADDRESS, index ? ADDRESS : from, disp);
@@ -315,7 +315,7 @@ class Emitter extends RegisterEmitter {
   }
 
   /** Exclusive load and store until none comes between: processors before Armv8.1 have no exchange. */
-  #exchange({ args, address }: Instruction, d: number): void {
+  #exchange({ args, address }: Instruction, d: number) {
     const asm = this.#asm;
     this.#address(address!);
     let value = this.g(args[0] as Reg);
@@ -426,7 +426,7 @@ class Emitter extends RegisterEmitter {
     return this.#asm.constant(new Uint8Array(values.buffer));
   }
 
-  #constant(d: number, { type, value, bytes }: Immediate): void {
+  #constant(d: number, { type, value, bytes }: Immediate) {
     const lanes = type === "vi" ? new Int32Array(LANES).fill(value) : new Float32Array(LANES).fill(value);
     const content = bytes ? Uint8Array.from(bytes) : new Uint8Array(lanes.buffer);
     const words = new Uint32Array(content.buffer);
@@ -531,7 +531,7 @@ class Emitter extends RegisterEmitter {
     else throw new TypeError(`arm64 emitter: no load of one ${element} as f32`);
   }
 
-  #broadcast({ element, address }: Instruction, reg: Reg, d: number): void {
+  #broadcast({ element, address }: Instruction, reg: Reg, d: number) {
     const { base, index, disp } = address!;
     const whole = ELEMENT_BYTES[element!] === 4 && !this.#factors.has(reg);
     if (whole && !index && disp === 0) return this.#asm.loadAll(d, this.g(base));
@@ -539,7 +539,7 @@ class Emitter extends RegisterEmitter {
     if (!this.#factors.has(reg)) this.#asm.vector("dup", d, d);
   }
 
-  #load({ element, address, count }: Instruction, reg: Reg): void {
+  #load({ element, address, count }: Instruction, reg: Reg) {
     const asm = this.#asm;
     const d = this.dst(reg);
     if (reg.type === "f32") return this.#one(d, element!, address!);
