@@ -23,6 +23,7 @@ export function enableGrad<T>(body: () => T): T {
 
 function withGrad<T>(on: boolean, body: () => T): T {
   const before = recording;
+  if (before === on) return body();
   recording = on;
   try {
     return body();

@@ -75,32 +75,69 @@ export class Storage {
   }
 }
 
-/** Something a scope frees at its end. */
-export interface Disposable {
+/** Something a scope frees at its end. The fields are the scope's: a list without memory of its own. */
+export interface Tracked {
+  scope: Scope | undefined;
+  previous: Tracked | undefined;
+  next: Tracked | undefined;
   dispose(): void;
+  /** No scope frees it any more: from now on it must see to itself. */
+  left(): void;
 }
 
-const scopes: Set<Disposable>[] = [];
+class Scope {
+  readonly outer: Scope | undefined;
+  first: Tracked | undefined = undefined;
+  #last: Tracked | undefined = undefined;
 
-/** Hands a new tensor to the innermost scope; outside of all scopes it lives until disposed or collected. */
-export function track(made: Disposable): void {
-  scopes.at(-1)?.add(made);
+  constructor(outer: Scope | undefined) {
+    this.outer = outer;
+  }
+
+  add(made: Tracked): void {
+    made.scope = this;
+    made.previous = this.#last;
+    if (this.#last) this.#last.next = made;
+    else this.first = made;
+    this.#last = made;
+  }
+
+  remove(made: Tracked): void {
+    const { previous, next } = made;
+    if (previous) previous.next = next;
+    else this.first = next;
+    if (next) next.previous = previous;
+    else this.#last = previous;
+    made.scope = undefined;
+    made.previous = undefined;
+    made.next = undefined;
+  }
+}
+
+let current: Scope | undefined;
+
+/** Hands a tensor to the innermost scope; false outside of all scopes, where it lives until disposed or collected. */
+export function track(made: Tracked): boolean {
+  untrack(made);
+  current?.add(made);
+  return current !== undefined;
 }
 
 /** Takes a tensor out of its scope, for one that must outlive it (a parameter, a cache, a gradient). */
-export function untrack(kept: Disposable): void {
-  for (let i = scopes.length - 1; i >= 0; i--) if (scopes[i].delete(kept)) return;
+export function untrack(kept: Tracked): void {
+  kept.scope?.remove(kept);
 }
 
-function handOver(value: unknown, outer: Set<Disposable> | undefined, inner: Set<Disposable>): void {
+function handOver(value: unknown, inner: Scope): void {
   if (value === null || typeof value !== "object") return;
-  if (inner.delete(value as Disposable)) {
-    outer?.add(value as Disposable);
-    return;
-  }
-  if (Array.isArray(value)) for (const item of value) handOver(item, outer, inner);
+  const made = value as Partial<Tracked>;
+  if (made.scope === inner) {
+    inner.remove(made as Tracked);
+    if (inner.outer) inner.outer.add(made as Tracked);
+    else (made as Tracked).left();
+  } else if (Array.isArray(value)) for (const item of value) handOver(item, inner);
   else if (Object.getPrototypeOf(value) === Object.prototype) {
-    for (const item of Object.values(value)) handOver(item, outer, inner);
+    for (const item of Object.values(value)) handOver(item, inner);
   }
 }
 
@@ -109,16 +146,19 @@ function handOver(value: unknown, outer: Set<Disposable> | undefined, inner: Set
  * go to the enclosing scope, and those a tape still needs. `body` is synchronous: waiting happens outside, at `data()`.
  */
 export function scope<T>(body: () => T): T {
-  const inner = new Set<Disposable>();
-  scopes.push(inner);
+  const inner = new Scope(current);
+  current = inner;
   try {
     const result = body();
     if (result instanceof Promise)
       throw new TypeError("scope(): the body must be synchronous; await data() outside of it");
-    handOver(result, scopes.at(-2), inner);
+    handOver(result, inner);
     return result;
   } finally {
-    scopes.pop();
-    for (const made of inner) made.dispose();
+    current = inner.outer;
+    for (let made = inner.first; made; made = inner.first) {
+      inner.remove(made);
+      made.dispose();
+    }
   }
 }

@@ -4,7 +4,7 @@ import { defaultDevice } from "./devices/registry.ts";
 import { BLOCKS, BYTES, type DType, fromBf16, isBlocks, isFloating, toBf16, typedArray } from "./dtype.ts";
 import { DTypeError, GradientError, ShapeError, TensorError } from "./errors.ts";
 import { formatTensor } from "./format.ts";
-import { Storage, track, untrack } from "./memory.ts";
+import { Storage, type Tracked, track, untrack } from "./memory.ts";
 import * as ops from "./ops/index.ts";
 import { decodeBlocks } from "./quantized/decode.ts";
 import { checkShape, contiguousStrides, isContiguous, type Shape, show, sizeOf } from "./shape.ts";
@@ -16,6 +16,15 @@ export interface TensorOptions {
   /** The default device unless given; see `setDefaultDevice`. */
   device?: Device;
   /** Collect a gradient in `grad`. Needs f32 or f64. */
+  requiresGrad?: boolean;
+}
+
+/** Who frees a tensor. */
+interface TensorOwnership {
+  /** The current scope, where there is one. */
+  tracked?: boolean;
+  /** The caller, in any case: not even the garbage collector need look after it. */
+  owned?: boolean;
   requiresGrad?: boolean;
 }
 
@@ -40,7 +49,7 @@ const dropped = new FinalizationRegistry<Storage>((storage) => storage.release()
  *
  * Memory is freed by `scope()`, `dispose()` or `using`; the garbage collector is only the last resort.
  */
-export class Tensor implements View {
+export class Tensor implements View, Tracked {
   readonly storage: Storage;
   readonly dtype: DType;
   readonly offset: number;
@@ -50,19 +59,23 @@ export class Tensor implements View {
   grad: Tensor | undefined;
   /** The operation that made this tensor, when it is recorded. For ops. */
   node: Node | undefined;
+  /** The scope that frees this tensor, and its neighbours there. For scopes. */
+  scope: Tracked["scope"] = undefined;
+  previous: Tracked["previous"] = undefined;
+  next: Tracked["next"] = undefined;
   #requiresGrad = false;
   #disposed = false;
+  #registered = false;
 
   /** For ops: takes over one reference of `storage`. Everyone else makes tensors by {@link tensor}, {@link zeros} and so on. */
-  constructor(view: View, options: { tracked?: boolean; requiresGrad?: boolean } = {}) {
+  constructor(view: View, { tracked = true, owned = false, requiresGrad = false }: TensorOwnership = {}) {
     this.storage = view.storage;
     this.dtype = view.dtype;
     this.offset = view.offset;
     this.shape = view.shape;
     this.strides = view.strides;
-    if (options.tracked ?? true) track(this);
-    dropped.register(this, view.storage, this);
-    if (options.requiresGrad) this.requiresGrad = true;
+    if (!owned && !(tracked && track(this))) this.left();
+    if (requiresGrad) this.requiresGrad = true;
   }
 
   /** A contiguous tensor with undefined content. */
@@ -175,10 +188,10 @@ export class Tensor implements View {
   }
 
   /** Another tensor on the same memory, untracked and without history unless told otherwise. For ops and caches. */
-  alias(options: { tracked?: boolean } = {}): Tensor {
+  alias({ tracked = false, owned = false }: TensorOwnership = {}): Tensor {
     this.#check("alias");
     this.storage.retain();
-    return new Tensor(this, { tracked: options.tracked ?? false });
+    return new Tensor(this, { tracked, owned });
   }
   /** Hands an untracked tensor to the current scope. */
   adopt(): this {
@@ -188,14 +201,21 @@ export class Tensor implements View {
   /** Takes the tensor out of its scope: it lives until `dispose()`. */
   keep(): this {
     untrack(this);
+    this.left();
     return this;
+  }
+  /** Has the garbage collector free the memory as the last resort. For scopes. */
+  left(): void {
+    if (this.#registered || this.#disposed) return;
+    this.#registered = true;
+    dropped.register(this, this.storage, this);
   }
   /** Gives the memory back. Safe to call twice. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
     untrack(this);
-    dropped.unregister(this);
+    if (this.#registered) dropped.unregister(this);
     this.storage.release();
     this.grad?.dispose();
     this.grad = undefined;

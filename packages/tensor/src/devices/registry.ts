@@ -20,7 +20,9 @@ export function setDefaultDevice(device: Device): void {
 /** @throws DeviceError unless all tensors of an operation live on one device */
 export function commonDevice(op: string, tensors: readonly { device: Device }[]): Device {
   const device = tensors[0]?.device ?? current;
-  const other = tensors.find((t) => t.device !== device);
-  if (other) throw new DeviceError(op, `tensors on two devices: ${device.info.name} and ${other.device.info.name}`);
+  for (const { device: other } of tensors) {
+    if (other !== device)
+      throw new DeviceError(op, `tensors on two devices: ${device.info.name} and ${other.info.name}`);
+  }
   return device;
 }

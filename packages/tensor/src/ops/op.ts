@@ -21,6 +21,8 @@ export class Context {
   readonly inputs: readonly ResultType[];
   /** Which inputs want a gradient; all false where nothing is recorded. */
   readonly needs: readonly boolean[];
+  /** Whether any does. */
+  readonly recorded: boolean;
   /** Set by `save`, in that order. */
   readonly saved: Tensor[] = [];
 
@@ -29,15 +31,13 @@ export class Context {
     this.inputs = inputs;
     this.result = result;
     this.needs = needs;
+    this.recorded = needs.includes(true);
   }
 
-  get recorded(): boolean {
-    return this.needs.includes(true);
-  }
 
   /** Keeps tensors for the backward pass; does nothing where there will be none. */
   save(...tensors: Tensor[]): void {
-    if (this.recorded) for (const t of tensors) this.saved.push(t.alias());
+    if (this.recorded) for (const t of tensors) this.saved.push(t.alias({ owned: true }));
   }
 
   /** The result's tensor, still to be written. */
@@ -69,39 +69,47 @@ export function defineOp<Args>(op: Op<Args>): Op<Args> {
 
 /** Runs an op and records it where a gradient is wanted. */
 export function apply<Args>(op: Op<Args>, inputs: readonly Tensor[], args: Args): Tensor {
+  // Every decoded token comes here hundreds of times, so nothing is made that is not needed.
+  checkInputs(op, inputs);
   const device = commonDevice(op.name, inputs);
-  for (const [i, t] of inputs.entries()) {
-    if (isBlocks(t.dtype) && !op.blocks?.includes(i)) {
+  const result = op.infer(inputs, args);
+  const { backward } = op;
+  if (backward === "none" || !isGradEnabled() || !inputs.some(wantsGradient)) {
+    const context = new Context(device, inputs, result, nothingNeeded(inputs.length));
+    return scope(() => noGrad(() => op.forward(context, inputs, args)));
+  }
+  const types = inputs.map(({ shape, dtype }) => ({ shape, dtype }));
+  const context = new Context(device, types, result, inputs.map(wantsGradient));
+  try {
+    const out = scope(() => noGrad(() => op.forward(context, inputs, args)));
+    const edges = inputs.map((t) => t.edge);
+    out.node = new Node(op.name, edges, context.saved, (grad) => backward(context, grad, args));
+    return out;
+  } catch (error) {
+    for (const t of context.saved) t.dispose();
+    throw error;
+  }
+}
+
+const wantsGradient = (t: Tensor): boolean => t.edge !== undefined;
+
+const NOTHING: (readonly boolean[])[] = [];
+const nothingNeeded = (inputs: number): readonly boolean[] => (NOTHING[inputs] ??= new Array(inputs).fill(false));
+
+function checkInputs<Args>({ name, blocks }: Op<Args>, inputs: readonly Tensor[]): void {
+  for (let i = 0; i < inputs.length; i++) {
+    const t = inputs[i];
+    if (isBlocks(t.dtype) && !blocks?.includes(i)) {
       throw new DTypeError(
-        op.name,
+        name,
         `takes no ${t.dtype} blocks; they serve as weights of linear, matmul's right side and embedding tables. Use to('f32')`,
       );
     }
     if (t.disposed) {
       throw new TensorError(
-        op.name,
+        name,
         `an input of shape ${show(t.shape)} was freed; keep() it, or return it from its scope`,
       );
     }
   }
-  const result = op.infer(inputs, args);
-  const recorded = isGradEnabled() && op.backward !== "none";
-  const types = inputs.map(({ shape, dtype }) => ({ shape, dtype }));
-  const context = new Context(
-    device,
-    types,
-    result,
-    inputs.map((t) => recorded && t.edge !== undefined),
-  );
-  const out = scope(() => noGrad(() => op.forward(context, inputs, args)));
-  const { backward } = op;
-  if (context.recorded && backward !== "none") {
-    out.node = new Node(
-      op.name,
-      inputs.map((t) => t.edge),
-      context.saved,
-      (grad) => backward(context, grad, args),
-    );
-  }
-  return out;
 }
