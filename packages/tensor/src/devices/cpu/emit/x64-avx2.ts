@@ -8,6 +8,7 @@ import type {
   Instruction,
   Operand as IrOperand,
   KernelCode,
+  Node,
   Op,
   Reg,
   Type,
@@ -19,6 +20,9 @@ const UNIT = { bytes: 32, registers: Array.from({ length: 16 }, (_, i) => i), ma
 
 /** Shifts that bring the low half of each byte to the first 128 bits and the high half to the last. */
 const HALVES = new Uint8Array(Int32Array.from([0, 0, 0, 0, 4, 4, 4, 4]).buffer);
+const LOW_HALVES = new Uint8Array(32).fill(15);
+/** 1 in every 16 bits. */
+const ONES = new Uint8Array(Int16Array.from({ length: 16 }, () => 1).buffer);
 /** The order in which twice packing leaves 32-bit words. */
 const PACKED_ORDER = new Uint8Array(Int32Array.from([0, 4, 1, 5, 2, 6, 3, 7]).buffer);
 
@@ -52,9 +56,67 @@ const REDUCTIONS: readonly [VexName, VexName][] = [
 ];
 /** vcmpps predicates, quiet: false on NaN but for `ne`. */
 const PREDICATES: { readonly [C in Comparison]: number } = { lt: 17, le: 18, eq: 0, ne: 4, gt: 30, ge: 29 };
+
+/** All bytes of a vector constant. */
+function bytesOf({ type, value, bytes }: Immediate): Uint8Array {
+  if (bytes) return Uint8Array.from(bytes);
+  return new Uint8Array((type === "vi" ? new Int32Array(8).fill(value) : new Float32Array(8).fill(value)).buffer);
+}
+
+/** The constants that an instruction's code reads whole. */
+function constantsOf({ op, args }: Instruction): Uint8Array[] {
+  if (op === "nibbles") return [HALVES, LOW_HALVES];
+  if (op === "const" || op === "store") return [];
+  const vectors = args.filter((arg): arg is Immediate => arg.kind === "immediate" && arg.type !== "index");
+  const found = vectors.filter(({ type }) => type !== "f32").map(bytesOf);
+  if (op === "dot") found.push(ONES);
+  return found;
+}
+
 export class Avx2Emitter extends X64Emitter {
   constructor(code: KernelCode, abi: Abi, listing: boolean) {
     super(code, abi, listing, UNIT);
+  }
+
+  /** Constants that stay in a register, by their bytes. */
+  readonly #kept = new Map<string, { readonly register: number; readonly bytes: Uint8Array }>();
+
+  /** The constants that loops read most: a core loads only two vectors in a cycle. */
+  protected override keepConstants(free: readonly number[]): readonly number[] {
+    const uses = new Map<string, { bytes: Uint8Array; weight: number }>();
+    const visit = (nodes: readonly Node[], weight: number): void => {
+      for (const node of nodes) {
+        if (node.kind === "loop") visit(node.body, weight === 0 ? 1 : 10 * weight);
+        else if (node.kind === "if") {
+          visit(node.yes, weight);
+          visit(node.no, weight);
+        } else if (node.kind === "op" && weight > 0) {
+          for (const bytes of constantsOf(node)) {
+            const key = bytes.join();
+            const use = uses.get(key) ?? { bytes, weight: 0 };
+            use.weight += weight;
+            uses.set(key, use);
+          }
+        }
+      }
+    };
+    visit(this.code.body, 0);
+    const most = [...uses].sort(([, a], [, b]) => b.weight - a.weight).slice(0, free.length);
+    most.forEach(([key, { bytes }], i) => {
+      this.#kept.set(key, { register: free[i], bytes });
+    });
+    return free.slice(0, most.length);
+  }
+
+  protected override loadConstants(): void {
+    for (const { register, bytes } of this.#kept.values()) {
+      this.asm.vex("vmovups", 256, [register, { label: this.asm.constant(bytes) }]);
+    }
+  }
+
+  /** A constant of a whole vector: the register that keeps it, or its place in the pool. */
+  protected constant(bytes: Uint8Array): Operand {
+    return this.#kept.get(bytes.join())?.register ?? { label: this.asm.constant(bytes) };
   }
 
   protected override moveFromStack(register: number, from: Memory): void {
@@ -79,16 +141,14 @@ export class Avx2Emitter extends X64Emitter {
 
   /** A vector operand that may be memory: a constant of the pool, or a spilled vector where it lies. */
   protected vm(operand: IrOperand): Operand {
-    if (operand.kind === "immediate") {
-      if (operand.bytes) return { label: this.asm.constant(Uint8Array.from(operand.bytes)) };
-      return this.pool(operand.type, operand.value, 8);
-    }
+    if (operand.kind === "immediate") return this.constant(bytesOf(operand));
     const place = this.vector.places.get(operand);
     return place ?? this.slot(operand);
   }
 
-  protected pool(type: Type, value: number, lanes: number): Memory {
-    const values = type === "vi" ? new Int32Array(lanes).fill(value) : new Float32Array(lanes).fill(value);
+  /** A place in the pool that holds the number once. */
+  protected pool(type: Type, value: number): Memory {
+    const values = type === "vi" ? Int32Array.of(value) : Float32Array.of(value);
     return { label: this.asm.constant(new Uint8Array(values.buffer)) };
   }
 
@@ -114,8 +174,8 @@ export class Avx2Emitter extends X64Emitter {
         const d = this.dst(reg);
         if (bytes) return asm.vex("vmovups", 256, [d, this.vm(args[0])]);
         if (value === 0 && !Object.is(value, -0)) return asm.vex("vxorps", 128, [d, d, d]);
-        if (type === "f32") return asm.vex("vmovss", 0, [d, this.pool(type, value, 1)]);
-        return asm.vex("vbroadcastss", 256, [d, this.pool(type, value, 1)]);
+        if (type === "f32") return asm.vex("vmovss", 0, [d, this.pool(type, value)]);
+        return asm.vex("vbroadcastss", 256, [d, this.pool(type, value)]);
       }
       case "first":
       case "move": {
@@ -192,8 +252,8 @@ export class Avx2Emitter extends X64Emitter {
       case "nibbles": {
         const d = this.dst(reg);
         asm.vex("vbroadcastf128", 256, [d, this.memory(instruction.address!)]);
-        asm.vex("vpsrlvd", 256, [d, d, { label: asm.constant(HALVES) }]);
-        return asm.vex("vpand", 256, [d, d, this.pool("vi", 0x0f0f0f0f, 8)]);
+        asm.vex("vpsrlvd", 256, [d, d, this.constant(HALVES)]);
+        return asm.vex("vpand", 256, [d, d, this.constant(LOW_HALVES)]);
       }
       case "shuffleBytes":
       case "equalBytes": {
@@ -222,7 +282,7 @@ export class Avx2Emitter extends X64Emitter {
           asm.vex("vpsignb", 256, [d, b, a]);
           asm.vex("vpmaddubsw", 256, [d, t, d]);
         } else asm.vex("vpmaddubsw", 256, [d, a, b]);
-        return asm.vex("vpmaddwd", 256, [d, d, this.pool("vi", 0x00010001, 8)]);
+        return asm.vex("vpmaddwd", 256, [d, d, this.constant(ONES)]);
       }
       case "reduce": {
         const [vector, scalar] = REDUCTIONS[instruction.imm!];

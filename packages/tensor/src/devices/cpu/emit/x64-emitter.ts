@@ -106,6 +106,9 @@ export abstract class X64Emitter {
     const saved = this.abi.saved.filter((reg) => used.has(reg));
     const usedVectors = new Set(this.vector.places.values());
     if (this.vector.slots.size) for (const reg of this.unit.registers.slice(-SCRATCH)) usedVectors.add(reg);
+    for (const reg of this.keepConstants(this.unit.registers.filter((reg) => !usedVectors.has(reg)))) {
+      usedVectors.add(reg);
+    }
     const savedVectors = this.abi.savedVectors.filter((reg) => usedVectors.has(reg));
     const savedAt = this.vectorSlots + this.vector.slots.size * this.unit.bytes;
     const frame = savedAt + savedVectors.length * 16;
@@ -123,6 +126,7 @@ export abstract class X64Emitter {
       if (this.general.slots.has(reg)) asm.store(this.slot(reg), this.abi.parameters[i], 8);
     });
 
+    this.loadConstants();
     this.nodes(this.code.body);
 
     asm.vzeroupper();
@@ -134,6 +138,14 @@ export abstract class X64Emitter {
     asm.ret();
     return { code: asm.finish(), listing: asm.listing };
   }
+
+  /** Chooses constants that stay in registers nobody else takes; gives the registers taken. */
+  protected keepConstants(_free: readonly number[]): readonly number[] {
+    return [];
+  }
+
+  /** Fills those registers, before anything else. */
+  protected loadConstants(): void {}
 
   // ---- control ----
 
