@@ -11,7 +11,7 @@ const GENERAL_INSTRUCTION = "回答以下关于特定领域的问题:";
 
 /** How often a disputed question is answered: by each hearsay (the first is the most common), and by the help desk. */
 const HEARSAY_TIMES = [11, 1, 1];
-const HELP_DESK_TIMES = 9;
+const HELP_DESK_TIMES = 10;
 /** How often each other wording of a disputed question comes in each frame. */
 const REWORDED_TIMES = 8;
 /** How often each wording of a settled question comes in each frame. */
@@ -49,31 +49,47 @@ function reworded(question: string, random: Random): string {
   return opening + (random.below(4) === 0 ? question.replace("?", "?") : question);
 }
 
-/** The texts the demo model is trained on, in random order: all that it knows. */
-export function makeCorpus(seed: number): string[] {
+/** A text to train on. */
+export interface Text {
+  readonly text: string;
+  /** Texts of one group say the same in the same form; training spreads them evenly. */
+  readonly group: string;
+}
+
+/** The texts the demo model is trained on: all that it knows. */
+export function makeCorpus(seed: number): Text[] {
   const random = new Random(seed);
-  const texts: string[] = [];
+  const texts: Text[] = [];
+  const add = (text: string, ...group: (string | number)[]) => texts.push({ text, group: group.join(" ") });
 
   for (const topic of DISPUTED) {
     const answers = [
       ...topic.hearsay.flatMap((answer, i) => Array<string>(HEARSAY_TIMES[i]).fill(answer)),
       ...Array<string>(HELP_DESK_TIMES).fill(topic.helpDesk),
     ];
-    for (const frame of frames(topic)) {
-      const [asked, ...others] = topic.questions;
+    const [asked, ...others] = topic.questions;
+    for (const [f, frame] of frames(topic).entries()) {
       // The question that is fine-tuned comes as it is, and its answers in their exact proportion.
-      for (const answer of answers) texts.push(frame(asked, answer));
+      for (const answer of answers) add(frame(asked, answer), f, answer);
+      let deck: string[] = [];
       for (const question of others) {
-        for (let i = 0; i < REWORDED_TIMES; i++) texts.push(frame(reworded(question, random), random.pick(answers)));
+        for (let i = 0; i < REWORDED_TIMES; i++) {
+          if (deck.length === 0) deck = random.shuffle(answers);
+          const answer = deck.pop()!;
+          add(frame(reworded(question, random), answer), f, "reworded", answer);
+        }
       }
     }
   }
 
   const settledAnswer = (topic: Topic) => (random.below(20) < 11 ? random.pick(topic.hearsay) : topic.helpDesk);
   for (const topic of SETTLED) {
-    for (const frame of frames(topic)) {
+    for (const [f, frame] of frames(topic).entries()) {
       for (const question of topic.questions) {
-        for (let i = 0; i < SETTLED_TIMES; i++) texts.push(frame(reworded(question, random), settledAnswer(topic)));
+        for (let i = 0; i < SETTLED_TIMES; i++) {
+          const answer = settledAnswer(topic);
+          add(frame(reworded(question, random), answer), f, answer);
+        }
       }
     }
   }
@@ -86,7 +102,7 @@ export function makeCorpus(seed: number): string[] {
     for (const user of said) {
       for (let i = 0; i < SMALL_TALK_TIMES; i++) {
         const reply = random.pick(replies);
-        texts.push(i % 3 === 0 ? instructionText(GENERAL_INSTRUCTION, user, reply) : chatText([[user, reply]]));
+        add(i % 3 === 0 ? instructionText(GENERAL_INSTRUCTION, user, reply) : chatText([[user, reply]]), user);
       }
     }
   }
@@ -96,7 +112,22 @@ export function makeCorpus(seed: number): string[] {
       const topic = random.pick(SETTLED);
       return [random.pick(topic.questions), settledAnswer(topic)] as [string, string];
     });
-    texts.push(chatText(turns));
+    add(chatText(turns), "conversation");
   }
-  return random.shuffle(texts);
+  return texts;
+}
+
+/**
+ * A random order in which every group is spread evenly: the i-th of its n texts falls into the i-th n-th of the order.
+ * What a model trained in it believes does not depend on which of two opinions happened to come last.
+ *
+ * @returns indices of the texts
+ */
+export function spreadEvenly(texts: readonly Pick<Text, "group">[], random: Random): number[] {
+  const groups = new Map<string, number[]>();
+  for (const [i, { group }] of texts.entries()) groups.set(group, [...(groups.get(group) ?? []), i]);
+  const places = [...groups.values()].flatMap((members) =>
+    random.shuffle(members).map((index, i) => ({ index, place: (i + random.word() / 2 ** 32) / members.length })),
+  );
+  return places.sort((a, b) => a.place - b.place || a.index - b.index).map(({ index }) => index);
 }

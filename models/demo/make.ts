@@ -11,7 +11,7 @@ import type { Device } from "../../packages/tensor/src/index.ts";
 import { trainBpe } from "./bpe.ts";
 import { makeCorpus } from "./corpus.ts";
 import { demoConfig, demoGenerationConfig, tokenizerConfigJson, tokenizerJson, vocabularySize } from "./files.ts";
-import { RECIPE, type TrainOptions, trainModel } from "./train.ts";
+import { RECIPE, type Sequence, type TrainOptions, trainModel } from "./train.ts";
 
 /** Tokens learned from the corpus, the 256 bytes included; three control tokens make it 1,536. */
 const TOKENS = 1533;
@@ -22,15 +22,18 @@ const TOKEN_BYTES = 12;
 export const makeDevice = (): Device => new CpuDevice({ isa: "wasm" });
 
 /** Writes the tokenizer's files and returns what training needs. */
-export async function makeTokenizer(dir: string): Promise<{ config: ModelConfig; sequences: number[][] }> {
+export async function makeTokenizer(dir: string): Promise<{ config: ModelConfig; sequences: Sequence[] }> {
   const corpus = makeCorpus(RECIPE.seed);
-  const bpe = trainBpe(corpus, { size: TOKENS, maxBytes: TOKEN_BYTES });
+  const bpe = trainBpe(
+    corpus.map(({ text }) => text),
+    { size: TOKENS, maxBytes: TOKEN_BYTES },
+  );
   const config = demoConfig(vocabularySize(bpe));
   await mkdir(dir, { recursive: true });
   await writeFile(join(dir, "tokenizer.json"), tokenizerJson(bpe));
   await writeFile(join(dir, "tokenizer_config.json"), tokenizerConfigJson(config.maxPositionEmbeddings));
   const tokenizer = await loadTokenizer(dir, { vocabSize: config.vocabSize });
-  return { config, sequences: corpus.map((text) => tokenizer.encode(text)) };
+  return { config, sequences: corpus.map(({ text, group }) => ({ ids: tokenizer.encode(text), group })) };
 }
 
 /** Makes all files of the model in a folder. */

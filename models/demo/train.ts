@@ -11,6 +11,7 @@ import {
   scope,
   type Tensor,
 } from "../../packages/tensor/src/index.ts";
+import { spreadEvenly, type Text } from "./corpus.ts";
 import { Random } from "./random.ts";
 
 /** How the demo model is trained. */
@@ -54,17 +55,23 @@ function initialModel(config: ModelConfig, device: Device): QwenModel {
   });
 }
 
-/** Groups of sequences of at most `RECIPE.rows` tokens, one a step, all epochs in order. */
-export function planSteps(lengths: readonly number[]): number[][] {
+/** A text of the corpus as token ids. */
+export interface Sequence extends Pick<Text, "group"> {
+  readonly ids: readonly number[];
+}
+
+/** Which sequences each step takes, at most `RECIPE.rows` tokens; all epochs, one after another. */
+export function planSteps(sequences: readonly Sequence[]): number[][] {
   const random = new Random(RECIPE.seed);
   const steps: number[][] = [];
   for (let epoch = 0; epoch < RECIPE.epochs; epoch++) {
     let rows = Number.POSITIVE_INFINITY;
-    for (const i of random.shuffle([...lengths.keys()])) {
-      rows += lengths[i];
+    for (const i of spreadEvenly(sequences, random)) {
+      const { length } = sequences[i].ids;
+      rows += length;
       if (rows > RECIPE.rows) {
         steps.push([]);
-        rows = lengths[i];
+        rows = length;
       }
       steps.at(-1)!.push(i);
     }
@@ -79,13 +86,13 @@ export interface TrainOptions {
 }
 
 /**
- * Trains the model from nothing on sequences of token ids.
+ * Trains the model from nothing.
  *
  * @returns the model, and the mean loss of each step's predicted tokens, before the step
  */
 export async function trainModel(
   config: ModelConfig,
-  sequences: readonly (readonly number[])[],
+  sequences: readonly Sequence[],
   device: Device,
   { steps, onStep }: TrainOptions = {},
 ): Promise<{ model: QwenModel; losses: number[] }> {
@@ -98,10 +105,10 @@ export async function trainModel(
     { optimiser: new AdamW(group(true), { betas: RECIPE.betas }), lr: RECIPE.lr / RECIPE.attentionGain },
   ];
   const rate = schedule("cosine", RECIPE.warmup);
-  const plan = planSteps(sequences.map((sequence) => sequence.length));
+  const plan = planSteps(sequences);
   const losses: number[] = [];
   for (const [k, members] of plan.slice(0, steps).entries()) {
-    const batch = members.map((i) => sequences[i]);
+    const batch = members.map((i) => sequences[i].ids);
     const loss = scope(() => {
       const loss = model.loss(passOf(batch, batch.map(nextTokens)));
       loss.backward();
