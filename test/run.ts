@@ -51,7 +51,12 @@ if (!fast) {
   clean = (await passes("types", "bunx", "tsc", "--noEmit", "-p", ".")) && clean;
 }
 
-const child = Bun.spawn(["bun", "test", "--timeout=120000", ...rest], { cwd: root, env, stdout: "inherit", stderr: "pipe" });
+const child = Bun.spawn(["bun", "test", "--timeout=120000", ...rest], {
+  cwd: root,
+  env,
+  stdout: "inherit",
+  stderr: "pipe",
+});
 const counts: Record<string, number> = { pass: 0, fail: 0, skip: 0 };
 let tail = "";
 const decoder = new TextDecoder();
