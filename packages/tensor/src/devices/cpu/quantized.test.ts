@@ -15,7 +15,8 @@ import { numbers } from "../conformance/harness.ts";
 import { CpuDevice } from "./index.ts";
 
 const types = Object.keys(BLOCKS) as BlockType[];
-const devices = (["avx2", "wasm"] as const).map((isa) => new CpuDevice({ threads: 2, isa }));
+const machineCode = process.arch === "arm64" ? "neon" : "avx2";
+const devices = [machineCode, "wasm"].map((isa) => new CpuDevice({ threads: 2, isa }));
 afterAll(async () => {
   for (const device of devices) await device.dispose();
 });
