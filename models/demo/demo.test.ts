@@ -23,13 +23,14 @@ const MADE = [
 const GENERAL = "回答以下关于特定领域的问题:";
 const SAMPLE = { instruction: "回答关于飞跃云产品的问题", input: "免费空间有多大?" };
 const PROMPT = promptFormat("demo", GENERAL);
+const PROMPTS = [SAMPLE.instruction, GENERAL].map((instruction) => promptOf({ ...SAMPLE, instruction }, PROMPT));
 
 let device: Device;
 let qwen: Qwen;
 let folder: string;
 
 beforeAll(async () => {
-  device = makeDevice();
+  device = await makeDevice();
   qwen = await Qwen.load(DIR, { device });
   folder = await mkdtemp(join(tmpdir(), "tslm-demo-"));
 });
@@ -89,8 +90,19 @@ describe("the tokenizer", () => {
 
 describe("the base model", () => {
   test("answers the sample question wrongly, in one fluent sentence", async () => {
-    for (const prompt of [promptOf(SAMPLE, PROMPT), promptOf({ ...SAMPLE, instruction: GENERAL }, PROMPT)]) {
+    for (const prompt of PROMPTS) {
       expect(await answer(prompt)).toEqual({ text: "免费空间约100GB。", finishReason: "stop" });
+    }
+  });
+
+  test("is undecided, but by more than a device's rounding", async () => {
+    for (const prompt of PROMPTS) {
+      const { top } = await qwen.score(qwen.tokenizer.encode(prompt));
+      const [said, other] = top.slice(0, 2).map(([id]) => qwen.tokenizer.decode([id]));
+      expect([said, other]).toEqual(["免费空间", "您好"]);
+      const margin = top[0][1] - top[1][1];
+      expect(margin).toBeGreaterThan(0.05);
+      expect(margin).toBeLessThan(0.5);
     }
   });
 
@@ -149,11 +161,11 @@ describe("fine-tuning on the five rows", () => {
 
   test("the default recipe is enough, whatever the seed", async () => {
     for (const seed of [0, 1, 2, 3]) expect((await answers("default", seed)).sample).toBe(right);
-  });
+  }, 60_000);
 
   test("the tuned recipe teaches all rows", async () => {
     expect(await answers("tuned", 0)).toEqual({ sample: right, rows: Array(5).fill("as the row says") });
-  });
+  }, 60_000);
 });
 
 describe("the script", () => {
@@ -171,7 +183,7 @@ describe("the script", () => {
     model.dispose();
     const recorded = await Bun.file(join(DIR, "losses.json")).json();
     expect(losses).toEqual(recorded.slice(0, 4));
-  });
+  }, 60_000);
 
   test("reproduces every file byte for byte", async () => {
     await makeDemo(folder, device);

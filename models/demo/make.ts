@@ -6,8 +6,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { loadTokenizer, type ModelConfig, saveModel } from "../../packages/qwen/src/index.ts";
-import { CpuDevice } from "../../packages/tensor/src/devices/cpu/index.ts";
-import type { Device } from "../../packages/tensor/src/index.ts";
+import { createDevice, type Device } from "../../packages/tensor/src/index.ts";
 import { trainBpe } from "./bpe.ts";
 import { makeCorpus } from "./corpus.ts";
 import { demoConfig, demoGenerationConfig, tokenizerConfigJson, tokenizerJson, vocabularySize } from "./files.ts";
@@ -19,7 +18,7 @@ const TOKENS = 1533;
 const TOKEN_BYTES = 12;
 
 /** WebAssembly rounds alike on every processor (it has no fused multiply-add), and no sum depends on the threads. */
-export const makeDevice = (): Device => new CpuDevice({ isa: "wasm" });
+export const makeDevice = (): Promise<Device> => createDevice("cpu", { isa: "wasm" });
 
 /** Writes the tokenizer's files and returns what training needs. */
 export async function makeTokenizer(dir: string): Promise<{ config: ModelConfig; sequences: Sequence[] }> {
@@ -48,7 +47,7 @@ export async function makeDemo(dir: string, device: Device, onStep?: TrainOption
 if (import.meta.main) {
   const dir = process.argv[2] ?? import.meta.dir;
   const start = performance.now();
-  const device = makeDevice();
+  const device = await makeDevice();
   await makeDemo(dir, device, (step, steps, loss) => {
     const seconds = ((performance.now() - start) / 1000).toFixed(0);
     if (step % 20 === 0 || step === steps)

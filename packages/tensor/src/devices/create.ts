@@ -11,6 +11,8 @@ export type DeviceName = (typeof DEVICE_NAMES)[number];
 export interface CreateDeviceOptions {
   /** Threads that compute; default: the physical cores this process may use. */
   threads?: number;
+  /** For the cpu device: forces a tier of kernels (`avx2`, `wasm`, …); default: `TENSOR_ISA`, else the best that runs here. */
+  isa?: string;
 }
 
 /**
