@@ -5,7 +5,7 @@ import { emitWasm } from "./emit/wasm.ts";
 import { emitX64 } from "./emit/x64.ts";
 import type { KernelCode } from "./lang/ir.ts";
 import { type ArgumentTypes, type ArgumentValues, buildKernel, type Kernel, writeArguments } from "./lang/kernel.ts";
-import { AVX2, NEON, type Target, WASM } from "./lang/target.ts";
+import { AVX2, AVX512, NEON, type Target, WASM } from "./lang/target.ts";
 import type { CpuFeatures, Isa, KernelIndex, Runtime } from "./runtime/index.ts";
 
 interface Tier {
@@ -19,6 +19,7 @@ interface Tier {
 }
 
 const TIERS: { readonly [I in Isa]?: Tier } = {
+  avx512: { target: AVX512, emit: (code, listing) => emitX64(code, { listing }) },
   avx2: { target: AVX2, emit: (code, listing) => emitX64(code, { listing }) },
   neon: {
     target: NEON,
@@ -56,8 +57,10 @@ export class KernelLibrary {
   }
 
   private load<A extends ArgumentTypes>(kernel: Kernel<A>): KernelIndex {
-    const { code, listing } = this.tier.emit(buildKernel(kernel, this.target), debug.code, this.runtime.cpu?.features);
-    if (debug.code) console.error(`${kernel.name}, ${this.target.name}, ${code.length} bytes\n${listing.join("\n")}\n`);
+    // Every processor with the wider vectors has the narrower ones too.
+    const target = this.target.lanes > (kernel.maximumLanes ?? this.target.lanes) ? AVX2 : this.target;
+    const { code, listing } = this.tier.emit(buildKernel(kernel, target), debug.code, this.runtime.cpu?.features);
+    if (debug.code) console.error(`${kernel.name}, ${target.name}, ${code.length} bytes\n${listing.join("\n")}\n`);
     const index = this.runtime.load(kernel.name, code);
     this.loaded.set(kernel, index);
     return index;

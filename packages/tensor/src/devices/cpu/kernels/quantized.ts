@@ -9,7 +9,7 @@
 import { BLOCKS, type BlockType } from "../../../dtype.ts";
 import { MAX_HALF, type QuantizableType } from "../../../quantized/encode.ts";
 import type { Builder } from "../lang/builder.ts";
-import { defineKernel } from "../lang/kernel.ts";
+import { type Arguments, type ArgumentTypes, defineKernel, type Kernel } from "../lang/kernel.ts";
 import { claimWorkspace } from "../lang/math.ts";
 import type { Index, Pointer, VF, VI } from "../lang/values.ts";
 import { type BlockReader, blockReaders, GROUP, type Group, partsOf } from "./blocks.ts";
@@ -34,8 +34,17 @@ export const BLOCK_WORKSPACE_BYTES = 256;
 /** The constant that `quantizeRows` must be given before a product with this type. */
 export const sumsFactor = (type: BlockType): number => blockReaders[type].constant;
 
+/** A group of 32 bytes is at least one vector, so 8 lanes of 32 bits are the most; wider units run these as such. */
+function defineBlockKernel<const A extends ArgumentTypes>(
+  name: string,
+  args: A,
+  build: (k: Builder, args: Arguments<A>) => void,
+): Kernel<A> {
+  return defineKernel(name, args, build, { maximumLanes: GROUP / 4 });
+}
+
 /** An item is a row. */
-export const quantizeRows = defineKernel(
+export const quantizeRows = defineBlockKernel(
   "quantize_rows",
   {
     /** f32 [rows, 32·groups] */
@@ -117,7 +126,7 @@ const UNROLL = 4;
 /** C [rows, n] = alpha·A·Wᵀ (+ source), W [n, k] in blocks along k. An item is a row of W, a column of C. */
 function gemvKernel(type: BlockType, rows: number) {
   const reader = blockReaders[type];
-  return defineKernel(`gemv_${type}_${rows}`, gemvArgs, (k, args) => {
+  return defineBlockKernel(`gemv_${type}_${rows}`, gemvArgs, (k, args) => {
     const { slot, release } = claimWorkspace(k, args.slots);
     const scratch = args.workspace.at(slot.mul(BLOCK_WORKSPACE_BYTES)).fixed();
     // Products and offsets are summed apart, so that neither waits for the other; the order is the same for any number
@@ -194,7 +203,7 @@ const decodeArgs = {
 /** Rows of W as f32, each element rounded once. An item is a row. */
 function decodeKernel(type: BlockType) {
   const reader = blockReaders[type];
-  return defineKernel(`decode_${type}`, decodeArgs, (k, args) => {
+  return defineBlockKernel(`decode_${type}`, decodeArgs, (k, args) => {
     const { slot, release } = claimWorkspace(k, args.slots);
     const scratch = args.workspace.at(slot.mul(BLOCK_WORKSPACE_BYTES)).fixed();
     k.loop({ from: k.begin, to: k.end }, (row) => {
@@ -269,7 +278,7 @@ const encodeArgs = {
 function encodeKernel(type: QuantizableType, element: "f32" | "bf16") {
   const { bytes } = BLOCKS[type];
   const encode = type === "q8_0" ? encodeQ8 : encodeQ4;
-  return defineKernel(`encode_${type}_${element}`, encodeArgs, (k, args) => {
+  return defineBlockKernel(`encode_${type}_${element}`, encodeArgs, (k, args) => {
     const { slot, release } = claimWorkspace(k, args.slots);
     const scratch = args.workspace.at(slot.mul(BLOCK_WORKSPACE_BYTES)).fixed();
     k.loop({ from: k.begin, to: k.end }, (row) => {

@@ -21,6 +21,8 @@ export interface Kernel<A extends ArgumentTypes = ArgumentTypes> {
   readonly name: string;
   readonly args: A;
   readonly build: (k: Builder, args: Arguments<A>) => void;
+  /** The widest vectors it can be built for, in f32 lanes; any when absent. */
+  readonly maximumLanes?: number;
 }
 
 /** Bytes of a field in the block, on every target; fields lie in the order in which they are declared. */
@@ -30,8 +32,9 @@ export function defineKernel<const A extends ArgumentTypes>(
   name: string,
   args: A,
   build: (k: Builder, args: Arguments<A>) => void,
+  options: { maximumLanes?: number } = {},
 ): Kernel<A> {
-  return { name, args, build };
+  return { name, args, build, ...options };
 }
 
 /** Runs a kernel's function for one target. */
