@@ -90,10 +90,12 @@ export class Assembler {
 
   /** The finished code: instructions, then the constant pool, with every label resolved. Position independent. */
   finish(): Uint8Array<ArrayBuffer> {
-    const start = Math.ceil(this.position / 16) * 16;
+    const start = this.#constants.size ? Math.ceil(this.position / 16) * 16 : this.position;
     const code = new Uint8Array(start + this.#constants.size * 16);
     let at = start;
+    if (this.#constants.size) this.#lines?.push(".balign 16, 0");
     for (const { label, bytes } of this.#constants.values()) {
+      this.#lines?.push(`${label.name}:`, `.byte ${bytes.join(", ")}`);
       label.position = at;
       code.set(bytes, at);
       at += 16;
