@@ -1,4 +1,4 @@
-import { dropout, type Linear, linear, Module, noGrad, scope, type Tensor } from "@tslm/tensor";
+import { type Linear, type LoraParts, linear, Module, noGrad, scope, type Tensor } from "@tslm/tensor";
 import type { DropoutState } from "./dropout-state.ts";
 import type { LoraVariant } from "./variants/variant.ts";
 
@@ -65,17 +65,18 @@ export class LoraLinear extends Module {
     return this.#mergedWeight !== undefined;
   }
 
-  forward(x: Tensor): Tensor {
-    if (!this.enabled) return this.baseLayer.forward(x);
-    if (this.#mergedWeight) return linear(x, this.#mergedWeight, this.baseLayer.bias);
-    return this.variant.forward(this, x);
+  /** @param addend [..., out], added to the result: a residual */
+  forward(x: Tensor, addend?: Tensor): Tensor {
+    if (!this.enabled) return this.baseLayer.forward(x, addend);
+    if (this.#mergedWeight) return linear(x, this.#mergedWeight, this.baseLayer.bias, addend);
+    return this.variant.forward(this, x, addend);
   }
 
-  /** x with features dropped while the trainer says so; the same x otherwise. For variants. */
-  dropped(x: Tensor): Tensor {
-    if (!this.#state.training || this.dropout === 0) return x;
-    const rows = x.reshape(-1, this.inFeatures);
-    return dropout(rows, this.dropout, this.#state.key(this.#index), this.#state.rows).reshape(...x.shape);
+  /** How the adapter's input is dropped while the trainer says so; undefined where it is not. For variants. */
+  get inputDropout(): LoraParts["dropout"] {
+    const { training, rows } = this.#state;
+    if (!training || this.dropout === 0) return undefined;
+    return { p: this.dropout, key: this.#state.key(this.#index), rows };
   }
 
   /** Computes with one weight that holds the adapter, until {@link unmerge}: no cost per call, and no gradient. */

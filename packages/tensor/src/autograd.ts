@@ -40,6 +40,11 @@ const abandoned = new FinalizationRegistry<Tensor[]>((saved) => {
   for (const t of saved) t.dispose();
 });
 
+/** A gradient to an input that other operations gave already, when it may be added to in place. */
+export type Collected = (input: number) => Tensor | undefined;
+
+type Backward = (grad: Tensor, collected: Collected) => readonly (Tensor | undefined)[];
+
 let nextId = 0;
 
 /** One recorded operation. */
@@ -49,14 +54,9 @@ export class Node {
   readonly op: string;
   readonly edges: readonly (Edge | undefined)[];
   #saved: Tensor[] | undefined;
-  #backward: (grad: Tensor) => readonly (Tensor | undefined)[];
+  #backward: Backward;
 
-  constructor(
-    op: string,
-    edges: readonly (Edge | undefined)[],
-    saved: Tensor[],
-    backward: (grad: Tensor) => readonly (Tensor | undefined)[],
-  ) {
+  constructor(op: string, edges: readonly (Edge | undefined)[], saved: Tensor[], backward: Backward) {
     this.op = op;
     this.edges = edges;
     this.#saved = saved;
@@ -64,11 +64,12 @@ export class Node {
     if (saved.length > 0) abandoned.register(this, saved, this);
   }
 
-  backward(grad: Tensor): readonly (Tensor | undefined)[] {
+  /** The gradient to each input; one that was `collected` comes back where it was added to in place. */
+  backward(grad: Tensor, collected: Collected): readonly (Tensor | undefined)[] {
     if (!this.#saved) {
       throw new GradientError(this.op, "backward ran through this graph before and freed it; compute the loss anew");
     }
-    return this.#backward(grad);
+    return this.#backward(grad, collected);
   }
 
   /** Gives back what was saved for the gradient. */
@@ -106,8 +107,13 @@ export function backward(root: Tensor, gradient?: Tensor): void {
       for (const node of reachable(start)) {
         const grad = pending.get(node);
         if (grad) {
+          const collected: Collected = (i) => {
+            const edge = node.edges[i];
+            const before = edge && collectedAt(pending, edge);
+            return before && isOwn(before) ? before : undefined;
+          };
           scope(() => {
-            node.backward(grad).forEach((g, i) => {
+            node.backward(grad, collected).forEach((g, i) => {
               const edge = node.edges[i];
               if (g && edge) receive(pending, edge, g);
             });
@@ -129,15 +135,24 @@ function onesLike(t: Tensor): Tensor {
   return out;
 }
 
+function collectedAt(pending: ReadonlyMap<Edge, Tensor>, edge: Edge): Tensor | undefined {
+  return edge instanceof Tensor ? edge.grad : pending.get(edge);
+}
+
+/** May it be written in place? */
+function isOwn(grad: Tensor): boolean {
+  return !grad.storage.shared && isContiguous(grad.shape, grad.strides);
+}
+
 /** Adds a gradient to what has arrived for an operation or a leaf. */
 function receive(pending: Map<Edge, Tensor>, edge: Edge, grad: Tensor): void {
-  const before = edge instanceof Tensor ? edge.grad : pending.get(edge);
+  const before = collectedAt(pending, edge);
+  if (before === grad) return;
   let total: Tensor;
   if (!before) {
     // A leaf's gradient is written in place later, so it must be its own and in order.
-    const own = !(edge instanceof Tensor) || (!grad.storage.shared && isContiguous(grad.shape, grad.strides));
-    total = own ? grad.alias() : grad.clone().alias();
-  } else if (!before.storage.shared && isContiguous(before.shape, before.strides)) {
+    total = !(edge instanceof Tensor) || isOwn(grad) ? grad.alias() : grad.clone().alias();
+  } else if (isOwn(before)) {
     before.device.elementwise(IDENTITY, [], [grad], before, true);
     return;
   } else {

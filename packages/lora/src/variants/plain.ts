@@ -1,13 +1,12 @@
-import { linear, type Tensor } from "@tslm/tensor";
+import { loraLinear, type Tensor } from "@tslm/tensor";
 import type { LoraLinear } from "../lora-linear.ts";
 import { LoraVariant } from "./variant.ts";
 
 /** LoRA as published: W·x + s·B·(A·x). */
 export class PlainLora extends LoraVariant {
-  forward(layer: LoraLinear, x: Tensor): Tensor {
-    // The factor goes where the rows are shortest.
-    const low = linear(layer.dropped(x), layer.loraA).mul(layer.scaling);
-    return layer.baseLayer.forward(x).add(linear(low, layer.loraB));
+  forward({ baseLayer, loraA, loraB, scaling, inputDropout }: LoraLinear, x: Tensor, addend?: Tensor): Tensor {
+    const { weight, bias } = baseLayer;
+    return loraLinear(x, { weight, bias, loraA, loraB, scaling, dropout: inputDropout, addend });
   }
   mergedWeight({ baseLayer, loraA, loraB, scaling }: LoraLinear): Tensor {
     return loraB.matmul(loraA).mul(scaling).add(baseLayer.weight);

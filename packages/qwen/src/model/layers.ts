@@ -2,8 +2,11 @@ import { attention, Linear, Module, RMSNorm, rope, type Segment, swiglu, type Te
 import type { ModelConfig } from "../config.ts";
 import type { KeyValueCache } from "./cache.ts";
 
-/** A linear layer, or what has been put in its place (a LoRA layer). Shapes: x [rows, in], result [rows, out]. */
-export type Projection = Module & { forward(x: Tensor): Tensor };
+/**
+ * A linear layer, or what has been put in its place (a LoRA layer). Shapes: x [rows, in]; result and what is added to it,
+ * [rows, out].
+ */
+export type Projection = Module & { forward(x: Tensor, addend?: Tensor): Tensor };
 
 /** Gives the parameter of a name, as `q_proj.weight`, below the module that asks. */
 export type ParameterSource = (name: string) => Tensor;
@@ -51,15 +54,15 @@ export class Attention extends Module {
     this.o_proj = unbiased(source, "o_proj");
   }
 
-  /** x [rows, hidden] → [rows, hidden] */
-  forward(x: Tensor, pass: LayerPass): Tensor {
+  /** x [rows, hidden] → residual + attention, [rows, hidden] */
+  forward(x: Tensor, pass: LayerPass, residual: Tensor): Tensor {
     const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim: size } = this.config;
     const { positions, frequencies, cache } = pass;
     const q = rope(this.q_proj.forward(x).reshape(-1, heads, size), positions, frequencies);
     let k = rope(this.k_proj.forward(x).reshape(-1, kvHeads, size), positions, frequencies);
     let v = this.v_proj.forward(x).reshape(-1, kvHeads, size);
     if (cache) [k, v] = cache.store.store(this.layer, k, v, cache.slots);
-    return this.o_proj.forward(attention(q, k, v, pass.segments).reshape(-1, heads * size));
+    return this.o_proj.forward(attention(q, k, v, pass.segments).reshape(-1, heads * size), residual);
   }
 }
 
@@ -76,9 +79,9 @@ export class MLP extends Module {
     this.down_proj = unbiased(source, "down_proj");
   }
 
-  /** x [rows, hidden] → [rows, hidden] */
-  forward(x: Tensor): Tensor {
-    return this.down_proj.forward(swiglu(this.gate_proj.forward(x), this.up_proj.forward(x)));
+  /** x [rows, hidden] → residual + feed-forward, [rows, hidden] */
+  forward(x: Tensor, residual: Tensor): Tensor {
+    return this.down_proj.forward(swiglu(this.gate_proj.forward(x), this.up_proj.forward(x)), residual);
   }
 }
 
@@ -99,7 +102,7 @@ export class DecoderLayer extends Module {
 
   /** x [rows, hidden] → [rows, hidden] */
   forward(x: Tensor, pass: LayerPass): Tensor {
-    const attended = x.add(this.self_attn.forward(this.input_layernorm.forward(x), pass));
-    return attended.add(this.mlp.forward(this.post_attention_layernorm.forward(attended)));
+    const attended = this.self_attn.forward(this.input_layernorm.forward(x), pass, x);
+    return this.mlp.forward(this.post_attention_layernorm.forward(attended), attended);
   }
 }

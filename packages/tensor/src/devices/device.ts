@@ -38,7 +38,7 @@ export interface RandomKey {
   readonly stream: number;
 }
 
-/** What a matrix product may do besides multiplying: `out = alpha·a·b (+ out) (+ bias)`. */
+/** What a matrix product may do besides multiplying: `out = alpha·a·b (+ out, or + addend) (+ bias)`. */
 export interface MatmulOptions {
   /** Factor on the product; 1 unless given. */
   readonly alpha?: number;
@@ -46,6 +46,8 @@ export interface MatmulOptions {
   readonly accumulate?: boolean;
   /** f32 [n], added to every row. */
   readonly bias?: View;
+  /** f32 [m, n], added to the result; without `accumulate` and batch dimensions. */
+  readonly addend?: View;
 }
 
 /** Shape of an attention call. `scale` multiplies q·k (1/√head size). */
@@ -157,7 +159,7 @@ export interface Device {
   /**
    * Inverted dropout, x and out [rows, features] f32: element (row, f) is kept, times 1/(1−p), where the Philox word of
    * counter (f/4, token, sequence, stream) is at least p·2³². `rows` i32 [rows, 2] holds (sequence, token) of each row.
-   * The same call with a gradient as x is its backward.
+   * The same call with a gradient as x is its backward. `out` may be x itself.
    */
   dropout(x: View, rows: View, p: number, key: RandomKey, out: View): void;
   /**

@@ -50,8 +50,9 @@ export class Linear extends Module {
   get outFeatures(): number {
     return this.weight.shape[0];
   }
-  forward(x: Tensor): Tensor {
-    return linear(x, this.weight, this.bias);
+  /** @param addend [..., out], added to the result: a residual */
+  forward(x: Tensor, addend?: Tensor): Tensor {
+    return linear(x, this.weight, this.bias, addend);
   }
 }
 

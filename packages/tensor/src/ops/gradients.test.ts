@@ -312,18 +312,68 @@ const CASES: Cases = {
       [2, 3, 1],
     ],
   ),
-  linear: reals(
-    nothing,
-    [[3], [2, 3]],
-    [
-      [2, 3],
-      [4, 3],
-    ],
-    [[2, 3], [4, 3], [4]],
-    [[2, 2, 3], [1, 3], [1]],
-    [[0, 3], [2, 3], [2]],
-    [[2, 0], [2, 0], [2]],
-  ),
+  linear: [
+    ...reals(
+      () => ({ bias: false, addend: false }),
+      [[3], [2, 3]],
+      [
+        [2, 3],
+        [4, 3],
+      ],
+    ),
+    ...reals(
+      () => ({ bias: true, addend: false }),
+      [[2, 3], [4, 3], [4]],
+      [[2, 2, 3], [1, 3], [1]],
+      [[0, 3], [2, 3], [2]],
+      [[2, 0], [2, 0], [2]],
+    ),
+    ...reals(
+      () => ({ bias: false, addend: true }),
+      [
+        [2, 3],
+        [4, 3],
+        [2, 4],
+      ],
+      [
+        [2, 2, 3],
+        [1, 3],
+        [2, 2, 1],
+      ],
+    ),
+    ...reals(() => ({ bias: true, addend: true }), [[2, 3], [4, 3], [4], [2, 4]]),
+  ],
+  loraLinear: [
+    ...reals(
+      () => ({ scaling: 0.7, dropout: undefined, bias: false, addend: false }),
+      [
+        [2, 3],
+        [4, 3],
+        [2, 3],
+        [4, 2],
+      ],
+      [
+        [2, 1, 3],
+        [1, 3],
+        [3, 3],
+        [1, 3],
+      ],
+      [
+        [0, 3],
+        [2, 3],
+        [1, 3],
+        [2, 1],
+      ],
+    ),
+    ...reals(
+      () => ({
+        ...{ scaling: 2, bias: true, addend: true },
+        dropout: { p: 0.4, key: { seed: [1, 2] as const, stream: 3 }, rows: i32([0, 0, 0, 1], [2, 2]) },
+      }),
+      [[2, 6], [4, 6], [2, 6], [4, 2], [4], [2, 4]],
+      [[1, 2, 6], [3, 6], [1, 6], [3, 1], [3], [1, 2, 3]],
+    ),
+  ],
   embedding: [
     {
       inputs: [
@@ -461,6 +511,15 @@ const COMPOSED: readonly [name: string, run: (...x: Tensor[]) => Tensor, inputs:
   ["unsqueeze and squeeze", (x) => ops.squeeze(ops.unsqueeze(x, 1), 1), one("real", [2, 3])],
   ["stack", (a, b) => ops.stack([a, b], 1), [[real([2, 3]), real([2, 3])]]],
   ["gt, as a mask", (x) => ops.mul(x, ops.gt(x, 0)), one("nonzero", [5])],
+  [
+    "gradients that add up in place",
+    (x, w) =>
+      ops
+        .linear(x, w)
+        .add(ops.linear(x, w))
+        .add(ops.matmul(x, ops.transpose(w, 0, 1))),
+    [[real([2, 3]), real([4, 3])]],
+  ],
   ["two uses of one tensor", (x) => x.mul(x.exp()).add(x), one("real", [4])],
 ];
 

@@ -1,5 +1,6 @@
 import { elementwiseOps } from "./elementwise.ts";
 import { embeddingOps } from "./embedding.ts";
+import { loraOps } from "./lora.ts";
 import { matmulOps } from "./matmul.ts";
 import { modelOps } from "./model.ts";
 import { reduceOps } from "./reduce.ts";
@@ -7,8 +8,9 @@ import { shapeOps } from "./shape.ts";
 
 export * from "./elementwise.ts";
 export * from "./embedding.ts";
+export { type LoraParts, loraLinear } from "./lora.ts";
 export * from "./loss.ts";
-export * from "./matmul.ts";
+export { linear, matmul } from "./matmul.ts";
 export * from "./model.ts";
 export * from "./reduce.ts";
 export * from "./shape.ts";
@@ -19,6 +21,7 @@ export const registry = {
   ...reduceOps,
   ...shapeOps,
   ...matmulOps,
+  ...loraOps,
   ...embeddingOps,
   ...modelOps,
 } as const;

@@ -1,10 +1,11 @@
 import type { View } from "../devices/device.ts";
 import { isBlocks } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
-import { broadcastShapes, show, sizeOf } from "../shape.ts";
+import { IDENTITY } from "../expr/program.ts";
+import { broadcastShapes, sameShape, show, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import { apply, type Context, defineOp } from "./op.ts";
-import { broadcastView } from "./views.ts";
+import { apply, type Context, defineOp, type ResultType } from "./op.ts";
+import { broadcastView, rowsView, transposed } from "./views.ts";
 
 function checkTypes(op: string, a: Tensor, b: Tensor): void {
   if (a.dtype !== "f32" && a.dtype !== "f64")
@@ -32,8 +33,73 @@ function reduceBatch(grad: Tensor, shape: readonly number[]): Tensor {
 }
 
 /** All dimensions but the last joined. */
-function asRows(x: Tensor): Tensor {
-  return x.reshape(sizeOf(x.shape.slice(0, -1)), x.shape.at(-1)!);
+export function rows(x: Tensor): View {
+  return rowsView(x) ?? x.reshape(sizeOf(x.shape.slice(0, -1)), x.shape.at(-1)!);
+}
+
+/** Which optional inputs of a linear op stand behind the others, in this order. */
+export interface LinearArgs {
+  readonly bias: boolean;
+  readonly addend: boolean;
+}
+
+/** The optional inputs' tensors, `first` being the number of those that are always there. */
+function optionalInputs(inputs: readonly Tensor[], { bias, addend }: LinearArgs, first: number) {
+  return { bias: bias ? inputs[first] : undefined, addend: addend ? inputs[first + Number(bias)] : undefined };
+}
+
+/** Shape and type rule of x·weightᵀ + bias + addend. */
+export function inferLinear(op: string, inputs: readonly Tensor[], args: LinearArgs, first = 2): ResultType {
+  const [x, weight] = inputs;
+  const { bias, addend } = optionalInputs(inputs, args, first);
+  const fits = `a weight of ${show(weight.shape)} (out, in)`;
+  if (weight.rank !== 2 || x.rank < 1 || x.shape.at(-1) !== weight.shape[1]) {
+    throw new ShapeError(op, `input ${show(x.shape)} does not fit ${fits}`);
+  }
+  const shape = [...x.shape.slice(0, -1), weight.shape[0]];
+  if (bias && (bias.rank !== 1 || bias.shape[0] !== weight.shape[0])) {
+    throw new ShapeError(op, `bias ${show(bias.shape)} does not fit ${fits}`);
+  }
+  if (addend && !sameShape(addend.shape, shape)) {
+    throw new ShapeError(op, `addend ${show(addend.shape)} does not fit a result of ${show(shape)}`);
+  }
+  checkTypes(op, x, weight);
+  for (const [name, t] of Object.entries({ bias, addend })) {
+    if (t && t.dtype !== x.dtype) {
+      throw new DTypeError(op, `the ${name} must be ${x.dtype} as the input, not ${t.dtype}; use to('${x.dtype}')`);
+    }
+  }
+  return { shape, dtype: x.dtype };
+}
+
+/** out = x·weightᵀ + bias + addend. */
+export function linearInto(
+  context: Context,
+  inputs: readonly Tensor[],
+  args: LinearArgs,
+  out: Tensor,
+  first = 2,
+): void {
+  const [x, weight] = inputs;
+  const { bias, addend } = optionalInputs(inputs, args, first);
+  const options = addend ? { addend: rows(addend) } : { bias };
+  context.device.matmul(rows(x), transposed(weight), rows(out), options);
+  if (bias && addend) context.device.elementwise(IDENTITY, [], [broadcastView(bias, out.shape)], out, true);
+}
+
+/** The gradient to x of x·weightᵀ. */
+export function linearToInput(context: Context, grad: Tensor, weight: View): Tensor {
+  const { out, accumulate } = context.gradientTo(0);
+  context.device.matmul(rows(grad), weight, rows(out), { accumulate });
+  return out;
+}
+
+/** The gradients to the optional inputs. */
+export function linearRest(context: Context, grad: Tensor, { bias, addend }: LinearArgs, first = 2) {
+  const grads: (Tensor | undefined)[] = [];
+  if (bias) grads.push(context.needs[first] ? grad.reshape(-1, grad.shape.at(-1)!).sum(0) : undefined);
+  if (addend) grads.push(context.needs[first + Number(bias)] ? grad : undefined);
+  return grads;
 }
 
 export const matmulOps = {
@@ -64,48 +130,28 @@ export const matmulOps = {
     },
   }),
 
-  /** x·weightᵀ + bias, weight [out, in] as PyTorch keeps it. */
-  linear: defineOp<undefined>({
+  /** x·weightᵀ + bias + addend, weight [out, in] as PyTorch keeps it. */
+  linear: defineOp<LinearArgs>({
     name: "linear",
     blocks: [1],
-    infer([x, weight, bias]) {
-      if (weight.rank !== 2 || x.rank < 1 || x.shape.at(-1) !== weight.shape[1]) {
-        throw new ShapeError(
-          "linear",
-          `input ${show(x.shape)} does not fit a weight of ${show(weight.shape)} (out, in)`,
-        );
-      }
-      if (bias && (bias.rank !== 1 || bias.shape[0] !== weight.shape[0])) {
-        throw new ShapeError(
-          "linear",
-          `bias ${show(bias.shape)} does not fit a weight of ${show(weight.shape)} (out, in)`,
-        );
-      }
-      checkTypes("linear", x, weight);
-      if (bias && bias.dtype !== x.dtype) {
-        throw new DTypeError(
-          "linear",
-          `the bias must be ${x.dtype} as the input, not ${bias.dtype}; use to('${x.dtype}')`,
-        );
-      }
-      return { shape: [...x.shape.slice(0, -1), weight.shape[0]], dtype: x.dtype };
-    },
-    forward(context, [x, weight, bias]) {
+    infer: (inputs, args) => inferLinear("linear", inputs, args),
+    forward(context, inputs, args) {
+      const [x, weight] = inputs;
       const out = context.output();
-      context.device.matmul(asRows(x), weight.T, asRows(out), bias ? { bias } : undefined);
+      linearInto(context, inputs, args, out);
       context.save(...(context.needs[1] ? [x] : []), ...(context.needs[0] ? [weight] : []));
       return out;
     },
-    backward(context, grad) {
-      const [x, , bias] = context.inputs;
-      const [needX, needWeight, needBias] = context.needs;
-      const rows = asRows(grad);
-      const input = needWeight ? asRows(context.saved[0]) : undefined;
-      return [
-        needX ? matmul(rows, context.saved[needWeight ? 1 : 0]).reshape(...x.shape) : undefined,
-        input && matmul(rows.T, input),
-        bias && (needBias ? rows.sum(0) : undefined),
-      ];
+    backward(context, grad, args) {
+      const [needX, needWeight] = context.needs;
+      const grads: (Tensor | undefined)[] = [undefined, undefined, ...linearRest(context, grad, args)];
+      if (needX) grads[0] = linearToInput(context, grad, context.saved[needWeight ? 1 : 0]);
+      if (needWeight) {
+        const { out, accumulate } = context.gradientTo(1);
+        context.device.matmul(transposed(rows(grad)), rows(context.saved[0]), out, { accumulate });
+        grads[1] = out;
+      }
+      return grads;
     },
   }),
 } as const;
@@ -118,7 +164,23 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   return apply(matmulOps.matmul, [a, b], undefined);
 }
 
-/** PyTorch's `functional.linear`. Shapes: x [..., in], weight [out, in], bias [out]. */
-export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
-  return apply(matmulOps.linear, bias ? [x, weight, bias] : [x, weight], undefined);
+/**
+ * PyTorch's `functional.linear`, and with `addend` a residual added to it at no cost. Shapes: x [..., in], weight
+ * [out, in], bias [out], addend and result [..., out].
+ */
+export function linear(x: Tensor, weight: Tensor, bias?: Tensor, addend?: Tensor): Tensor {
+  const args = bias ? (addend ? BOTH : BIAS) : addend ? ADDEND : NEITHER;
+  return apply(matmulOps.linear, bias || addend ? present(x, weight, bias, addend) : [x, weight], args);
+}
+
+const [NEITHER, BIAS, ADDEND, BOTH]: LinearArgs[] = [
+  { bias: false, addend: false },
+  { bias: true, addend: false },
+  { bias: false, addend: true },
+  { bias: true, addend: true },
+];
+
+/** The inputs that are given. */
+export function present(...tensors: (Tensor | undefined)[]): Tensor[] {
+  return tensors.filter((t) => t !== undefined);
 }

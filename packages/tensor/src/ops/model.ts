@@ -1,4 +1,4 @@
-import type { AttentionOptions, RandomKey, Segment } from "../devices/device.ts";
+import type { AttentionOptions, Device, RandomKey, Segment } from "../devices/device.ts";
 import { DTypeError, ShapeError, TensorError } from "../errors.ts";
 import { show } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
@@ -231,15 +231,13 @@ export function attention(
 export function dropout(x: Tensor, p: number, key: RandomKey, rows?: Tensor): Tensor {
   if (!(p >= 0 && p < 1)) throw new TensorError("dropout", `the rate must be at least 0 and below 1, not ${p}`);
   if (p === 0) return x;
-  const [count] = x.shape;
-  const place =
-    rows ??
-    Tensor.from(
-      Int32Array.from({ length: 2 * count }, (_, i) => (i % 2) * (i >> 1)),
-      [count, 2],
-      { dtype: "i32", device: x.device },
-    );
-  return apply(modelOps.dropout, [x], { p, key, rows: place });
+  return apply(modelOps.dropout, [x], { p, key, rows: rows ?? placesOf(x.shape[0], x.device) });
+}
+
+/** (0, row number) of each row, i32 [count, 2]: the rows are one sequence. */
+export function placesOf(count: number, device: Device): Tensor {
+  const places = Int32Array.from({ length: 2 * count }, (_, i) => (i % 2) * (i >> 1));
+  return Tensor.from(places, [count, 2], { dtype: "i32", device });
 }
 
 /**

@@ -1,4 +1,4 @@
-import { isGradEnabled, Node, noGrad } from "../autograd.ts";
+import { type Collected, isGradEnabled, Node, noGrad } from "../autograd.ts";
 import type { Device } from "../devices/device.ts";
 import { commonDevice } from "../devices/registry.ts";
 import { type DType, isBlocks } from "../dtype.ts";
@@ -13,6 +13,8 @@ export interface ResultType {
   readonly dtype: DType;
 }
 
+const nothingCollected: Collected = () => undefined;
+
 /** What an op's forward pass knows, and what it leaves for its backward pass. */
 export class Context {
   readonly device: Device;
@@ -25,6 +27,8 @@ export class Context {
   readonly recorded: boolean;
   /** Set by `save`, in that order. */
   readonly saved: Tensor[] = [];
+  /** For {@link Node}: what has been collected so far for each input's gradient, where it may be added to in place. */
+  collected: Collected = nothingCollected;
 
   constructor(device: Device, inputs: readonly ResultType[], result: ResultType, needs: readonly boolean[]) {
     this.device = device;
@@ -34,7 +38,6 @@ export class Context {
     this.recorded = needs.includes(true);
   }
 
-
   /** Keeps tensors for the backward pass; does nothing where there will be none. */
   save(...tensors: Tensor[]): void {
     if (this.recorded) for (const t of tensors) this.saved.push(t.alias({ owned: true }));
@@ -43,6 +46,15 @@ export class Context {
   /** The result's tensor, still to be written. */
   output(): Tensor {
     return Tensor.empty(this.result.shape, { dtype: this.result.dtype, device: this.device });
+  }
+  /**
+   * Where the gradient to an input goes: new memory, or with `accumulate` what other operations gave already. For the
+   * backward pass of ops that can add as they write.
+   */
+  gradientTo(input: number): { out: Tensor; accumulate: boolean } {
+    const before = this.collected(input);
+    const { shape, dtype } = this.inputs[input];
+    return before ? { out: before, accumulate: true } : { out: this.empty(shape, dtype), accumulate: false };
   }
   /** Memory for something else of the op's. */
   empty(shape: Shape, dtype: DType): Tensor {
@@ -83,7 +95,10 @@ export function apply<Args>(op: Op<Args>, inputs: readonly Tensor[], args: Args)
   try {
     const out = scope(() => noGrad(() => op.forward(context, inputs, args)));
     const edges = inputs.map((t) => t.edge);
-    out.node = new Node(op.name, edges, context.saved, (grad) => backward(context, grad, args));
+    out.node = new Node(op.name, edges, context.saved, (grad, collected) => {
+      context.collected = collected;
+      return backward(context, grad, args);
+    });
     return out;
   } catch (error) {
     for (const t of context.saved) t.dispose();

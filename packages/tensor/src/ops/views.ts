@@ -40,3 +40,17 @@ export function viewStrides(shape: Shape, strides: readonly number[], target: Sh
   for (; to >= 0; to--) out[to] = 1;
   return out;
 }
+
+/** All dimensions but the last joined; undefined where only a copy can. */
+export function rowsView(view: View): View | undefined {
+  const { storage, dtype, offset, shape } = view;
+  if (shape.length === 2) return view;
+  const rows = [sizeOf(shape.slice(0, -1)), shape[shape.length - 1]];
+  const strides = viewStrides(shape, view.strides, rows);
+  return strides && { storage, dtype, offset, shape: rows, strides };
+}
+
+/** A matrix with rows and columns exchanged. */
+export function transposed({ storage, dtype, offset, shape, strides }: View): View {
+  return { storage, dtype, offset, shape: [shape[1], shape[0]], strides: [strides[1], strides[0]] };
+}

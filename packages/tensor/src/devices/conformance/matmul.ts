@@ -20,6 +20,7 @@ interface Case {
   a: Operand;
   b: Operand;
   bias?: Operand;
+  addend?: Operand;
   options?: MatmulOptions;
   layout?: Layout;
 }
@@ -53,10 +54,14 @@ async function compare({ device, bounds }: Pick<Bench, "device" | "bounds">, c: 
   ).reverse();
   const shape = [...batch, c.a.shape.at(-2)!, c.b.shape.at(-1)!];
   const abs = (await magnitudes(c, shape)).map((m) => bounds.product * m + 1e-6);
-  const { bias = operand("f32", [1], [0]) } = c;
+  const { bias = operand("f32", [1], [0]), addend = bias } = c;
   const out = result("f32", shape, { abs, rel: 3e-7 }, c.layout);
-  await agree(device, { a: c.a, b: c.b, bias }, { out }, (d, v) =>
-    d.matmul(spread(v.a, shape), spread(v.b, shape), v.out, c.bias ? { ...c.options, bias: v.bias } : c.options),
+  await agree(device, { a: c.a, b: c.b, bias, addend }, { out }, (d, v) =>
+    d.matmul(spread(v.a, shape), spread(v.b, shape), v.out, {
+      ...c.options,
+      ...(c.bias && { bias: v.bias }),
+      ...(c.addend && { addend: v.addend }),
+    }),
   );
 }
 
@@ -118,7 +123,7 @@ export const matmulTests: readonly DeviceTest[] = [
       },
     },
     {
-      name: `matmul: alpha, accumulate and bias, b ${dtype}`,
+      name: `matmul: alpha, accumulate and bias, or an addend, b ${dtype}`,
       async run(bench: Bench) {
         const random = numbers(33);
         const draw = (): number => 2 * random() - 1;
@@ -134,6 +139,12 @@ export const matmulTests: readonly DeviceTest[] = [
                 const layout = accumulate ? "padded" : "dense";
                 await compare(bench, { a, b: weight(dtype, k, n, draw), bias, options: { alpha, accumulate }, layout });
               }
+            }
+            for (const layout of ["dense", "padded", "stepped"] as const) {
+              const [a, b] = [operand("f32", [m, k], draw), weight(dtype, k, n, draw)];
+              const addend = operand("f32", [m, n], draw, layout);
+              await compare(bench, { a, b, addend, options: { alpha }, layout: "offset" });
+              await compare(bench, { a, b, addend, bias: operand("f32", [n], draw), options: { alpha } });
             }
           }
         }

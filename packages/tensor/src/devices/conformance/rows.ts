@@ -1,4 +1,5 @@
 import { expect } from "bun:test";
+import { IDENTITY } from "../../expr/program.ts";
 import { agree, type DeviceTest, EXACT, type Layout, numbers, operand, result, values } from "./harness.ts";
 
 const KEYS = [
@@ -51,9 +52,12 @@ export const rowTests: readonly DeviceTest[] = [
               x: operand("f32", [rows, features], (i) => (i === 2 ? Infinity : 4 * random() - 2), "padded"),
               place: operand("i32", [rows, 2], () => Math.floor(5000 * random())),
             };
-            await agree(device, given, { out: result("f32", [rows, features], { rel: 3e-7 }) }, (d, v) =>
-              d.dropout(v.x, v.place, p, key, v.out),
-            );
+            const out = () => ({ out: result("f32", [rows, features], { rel: 3e-7 }) });
+            await agree(device, given, out(), (d, v) => d.dropout(v.x, v.place, p, key, v.out));
+            await agree(device, given, out(), (d, v) => {
+              d.elementwise(IDENTITY, [], [v.x], v.out);
+              d.dropout(v.out, v.place, p, key, v.out);
+            });
           }
         }
       }

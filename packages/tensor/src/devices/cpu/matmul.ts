@@ -22,11 +22,12 @@ interface Source {
   readonly column: number;
 }
 
-/** Runs `out = alpha·a·b (+ out | + bias)`; false where no kernel takes these strides and types. */
+/** Runs `out = alpha·a·b (+ out | + bias | + addend)`; false where no kernel takes these strides and types. */
 export function matmul(cpu: CpuContext, a: View, b: View, out: View, options: MatmulOptions = {}): boolean {
-  const { alpha = 1, accumulate = false, bias } = options;
+  const { alpha = 1, accumulate = false, bias, addend } = options;
   if (a.dtype !== "f32" || out.dtype !== "f32" || !isWeight(b.dtype)) return false;
-  if (accumulate && bias) return false;
+  if (Number(accumulate) + Number(bias !== undefined) + Number(addend !== undefined) > 1) return false;
+  if (addend && (addend.dtype !== "f32" || addend.shape.length !== 2 || addend.strides[1] !== 1)) return false;
   if (bias && (bias.dtype !== "f32" || (bias.shape[0] !== 1 && bias.strides[0] !== 1))) return false;
   const batches = foldBatches(a, b, out);
   const [m, n] = [batches.m, out.shape.at(-1)!];
@@ -38,13 +39,13 @@ export function matmul(cpu: CpuContext, a: View, b: View, out: View, options: Ma
   if (isBlocks(b.dtype) && !fitsBlocks(b.dtype, right, k, n)) return false;
   // Checked once as whole views; the matrices of a batch lie inside.
   const [baseA, baseB, baseOut] = [a, b, out].map((view) => cpu.address(view, "matmul"));
-  const biasAddress = bias ? cpu.address(bias, "matmul") : 0;
+  const apart: Source = addend
+    ? { address: cpu.address(addend, "matmul"), row: 4 * addend.strides[0]!, column: 1 }
+    : { address: bias ? cpu.address(bias, "matmul") : cpu.zeros, row: 0, column: bias ? 1 : 0 };
   const sizeB = BYTES[b.dtype];
   for (const { a: offsetA, b: offsetB, out: offsetOut } of batches.offsets) {
     const c = baseOut! + 4 * offsetOut;
-    const source: Source = accumulate
-      ? { address: c, row: 4 * result.row, column: 1 }
-      : { address: biasAddress || cpu.zeros, row: 0, column: bias ? 1 : 0 };
+    const source: Source = accumulate ? { address: c, row: 4 * result.row, column: 1 } : apart;
     product(cpu, {
       ...{ m, n, k, alpha, source, element: b.dtype },
       a: { ...left, address: baseA! + 4 * offsetA },

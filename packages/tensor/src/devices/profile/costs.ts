@@ -60,13 +60,13 @@ export const COSTS: Costs = {
   argmax: (x, out) => ({ flops: size(x), bytes: bytes(x, out), detail: `[${shapeOf(x)}]` }),
   random: (kind, _key, out) => ({ flops: 0, bytes: bytes(out), detail: `${kind} [${shapeOf(out)}]` }),
   dropout: (x, _rows, _p, _key, out) => ({ flops: size(x), bytes: bytes(x, out), detail: `[${shapeOf(x)}]` }),
-  matmul(a, b, out, { accumulate = false, bias } = {}) {
+  matmul(a, b, out, { accumulate = false, bias, addend } = {}) {
     const [m, n, k] = [out.shape.at(-2)!, out.shape.at(-1)!, a.shape.at(-1)!];
     const batch = out.shape.slice(0, -2);
     const sizes = `${batch.length > 0 ? `${dims(...batch)} of ` : ""}${dims(m, k)} · ${dims(k, n)}`;
     return {
       flops: 2 * size(out) * k,
-      bytes: bytes(a, b, out, bias) + (accumulate ? bytes(out) : 0),
+      bytes: bytes(a, b, out, bias, addend) + (accumulate ? bytes(out) : 0),
       detail: `${accumulate ? "+= " : ""}${sizes}${b.strides.at(-1) === 1 ? "" : "ᵀ"} ${b.dtype}`,
     };
   },

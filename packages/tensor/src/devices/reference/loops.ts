@@ -133,7 +133,8 @@ export function matmul(host: HostArray, a: View, b: View, out: View, options: Ma
     const left = load(host, matrix(a, offsetA));
     const right = matrix(b, offsetB);
     const result = matrix(out, offsetOut);
-    const sums = options.accumulate ? load(host, result) : new Float64Array(m * n);
+    const before = options.accumulate ? result : options.addend;
+    const sums = before ? load(host, before) : new Float64Array(m * n);
     const product = new Float64Array(m * n);
     const arrayB = host(b);
     const [stepK, stepN] = right.strides;
