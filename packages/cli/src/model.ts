@@ -121,13 +121,14 @@ export async function openDevice({ device: name, threads }: Pick<ModelOptions, "
 export async function openModel(
   context: Context,
   located: LocatedModel,
-  options: Pick<ModelOptions, "device" | "threads">,
+  options: Pick<ModelOptions, "device" | "threads" | "quantize">,
 ): Promise<OpenModel> {
   const device = await openDevice(options);
   const progress = new Progress(context.terminal, "Loading");
   try {
     const qwen = await Qwen.load(located.dir, {
       device,
+      quantize: options.quantize,
       signal: context.signal,
       onProgress: (loaded, total) => progress.update(loaded / total, `${loaded} of ${total} tensors`),
     });

@@ -1,3 +1,4 @@
+import type { Quantization } from "@tslm/qwen";
 import type { DeviceName } from "@tslm/tensor";
 import type { ChatEvent, ChatRequest, Chatter, Prompt } from "../chat.ts";
 import type { ErrorType } from "../errors.ts";
@@ -12,6 +13,8 @@ export interface EngineOptions {
   readonly adapters: readonly { readonly name: string; readonly dir: string }[];
   readonly device: DeviceName;
   readonly threads?: number;
+  /** Rounds the weights; see `LoadModelOptions`. */
+  readonly quantize?: Quantization;
 }
 
 /** An error on its way between threads. */

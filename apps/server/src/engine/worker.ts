@@ -16,11 +16,11 @@ function sendable(error: unknown): SentError {
   return error instanceof ApiError ? { message, stack, type: error.type, param: error.param } : { message, stack };
 }
 
-async function load({ dir, name, adapters: wanted, device: deviceName, threads }: EngineOptions) {
+async function load({ dir, name, adapters: wanted, device: deviceName, threads, quantize }: EngineOptions) {
   const device = await createDevice(deviceName, { threads });
   setDefaultDevice(device);
   const onProgress = (loaded: number, total: number): void => send({ kind: "loading", loaded, total });
-  const qwen = await Qwen.load(dir, { device, onProgress });
+  const qwen = await Qwen.load(dir, { device, quantize, onProgress });
   const adapters: ChatAdapter[] = [];
   for (const adapter of wanted) {
     const lora = await loadAdapter(adapter.dir, qwen.model);
