@@ -1,5 +1,6 @@
 /** Every instruction form over random operands against GNU as, byte by byte. */
 import { expect, test } from "bun:test";
+import { Label } from "./label.ts";
 import { assemble, haveAs } from "./testing.ts";
 import {
   ARITHMETIC,
@@ -7,7 +8,6 @@ import {
   Assembler,
   CONDITION,
   type ConditionName,
-  Label,
   type Memory,
   type Operand,
   SHIFT,

@@ -1,5 +1,6 @@
 /** An assembler for x86-64: each method appends one instruction's bytes and, when asked to, its line of a listing in Intel syntax. */
 
+import { Label } from "./label.ts";
 import { type EvexEncoding, type EvexName, evexInstructions } from "./x64-evex-table.ts";
 import { type Encoding, instructions, type OperandClass, type VexName } from "./x64-table.ts";
 
@@ -22,15 +23,6 @@ export const GPR = {
   r14: 14,
   r15: 15,
 } as const;
-
-/** A jump target or a constant's place; bound once, before or after its uses. */
-export class Label {
-  position = -1;
-  readonly name: string;
-  constructor(name: string) {
-    this.name = name;
-  }
-}
 
 /** `[base + index·scale + disp]`, or with `label` `[rip + label + disp]`. */
 export interface Memory {

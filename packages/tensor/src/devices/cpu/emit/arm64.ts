@@ -140,8 +140,7 @@ class Emitter extends RegisterEmitter {
       const at = REGISTERS.parameters[i];
       // Numbers of items come as 32 bits; what the upper half holds is undefined.
       if (i > 0) asm.extend32(at, at);
-      const slot = this.general.slots.get(reg);
-      if (slot !== undefined) this.storeGeneral(at, slot);
+      if (this.general.slots.has(reg)) this.storeGeneral(reg, at);
     });
 
     this.nodes(this.code.body);
@@ -164,9 +163,8 @@ class Emitter extends RegisterEmitter {
     this.#asm.bind(label);
   }
 
-  protected override bindLoop(label: Label, innermost: boolean): void {
-    if (innermost) this.#asm.align(32);
-    this.#asm.bind(label);
+  protected override alignLoop(): void {
+    this.#asm.align(32);
   }
 
   protected override jump(target: Label) {
@@ -188,20 +186,26 @@ class Emitter extends RegisterEmitter {
 
   // ---- places ----
 
-  protected override loadGeneral(register: number, slot: number): void {
-    this.#asm.memory("ldr_x", register, { base: SP, disp: slot * 8 });
+  #slot(reg: Reg): Memory {
+    const slot = this.general.slots.get(reg);
+    if (slot !== undefined) return { base: SP, disp: slot * 8 };
+    return { base: SP, disp: this.#generalBytes + this.vector.slots.get(reg)! * 16 };
   }
 
-  protected override storeGeneral(register: number, slot: number): void {
-    this.#asm.memory("str_x", register, { base: SP, disp: slot * 8 });
+  protected override loadGeneral(register: number, from: Reg): void {
+    this.#asm.memory("ldr_x", register, this.#slot(from));
   }
 
-  protected override loadVector(register: number, slot: number): void {
-    this.#asm.memory("ldr_q", register, { base: SP, disp: this.#generalBytes + slot * 16 });
+  protected override storeGeneral(to: Reg, register: number): void {
+    this.#asm.memory("str_x", register, this.#slot(to));
   }
 
-  protected override storeVector(register: number, slot: number): void {
-    this.#asm.memory("str_q", register, { base: SP, disp: this.#generalBytes + slot * 16 });
+  protected override loadVector(register: number, from: Reg): void {
+    this.#asm.memory("ldr_q", register, this.#slot(from));
+  }
+
+  protected override storeVector(to: Reg, register: number): void {
+    this.#asm.memory("str_q", register, this.#slot(to));
   }
 
   /** A register that holds an integer, a constant too. */
@@ -249,10 +253,6 @@ class Emitter extends RegisterEmitter {
     if (op === "reduce") return imm === 0 ? ["vf"] : ["vf", "vf"];
     if (op === "store" && (args[0] as Reg).type === "vi" && ELEMENT_BYTES[element!] === 2) return ["vi"];
     return [];
-  }
-
-  protected override isEarly({ op }: Instruction): boolean {
-    return op === "exchange";
   }
 
   protected override instruction(instruction: Instruction) {

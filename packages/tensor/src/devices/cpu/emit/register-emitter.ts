@@ -3,7 +3,7 @@
 import { Label } from "../asm/label.ts";
 import type { Condition, Instruction, KernelCode, Node, Operand, Reg, Type } from "../lang/ir.ts";
 import { negate } from "../lang/ir.ts";
-import { type Allocation, allocate } from "./allocate.ts";
+import { type Allocation, allocate, RegisterPressureError } from "./allocate.ts";
 import { liveness, localize } from "./prepare.ts";
 
 export interface MachineCode {
@@ -16,6 +16,8 @@ export interface MachineCode {
 export interface Registers {
   readonly general: readonly number[];
   readonly vectors: readonly number[];
+  /** Of truth values, where those have registers of their own. */
+  readonly masks?: readonly number[];
   /** Where a kernel's three parameters arrive. */
   readonly parameters: readonly number[];
 }
@@ -28,12 +30,14 @@ export const isGeneral = (reg: Reg): boolean => reg.type === "index";
 export abstract class RegisterEmitter {
   protected readonly code: KernelCode;
   protected readonly registers: Registers;
+  protected readonly temporaries = new Map<Instruction, Reg[]>();
   protected readonly general: Allocation;
   protected readonly vector: Allocation;
-  readonly #temporaries = new Map<Instruction, Reg[]>();
+  /** Truth values, where they have registers of their own; these are never spilled. */
+  protected readonly masks: Allocation;
+  protected generalScratch = 0;
+  protected vectorScratch = 0;
   #labels = 0;
-  #generalScratch = 0;
-  #vectorScratch = 0;
 
   constructor(code: KernelCode, registers: Registers) {
     this.code = code;
@@ -41,14 +45,18 @@ export abstract class RegisterEmitter {
     let next = localize(code);
     const live = liveness(code, (instruction) => {
       const temporaries: Reg[] = this.needs(instruction).map((type) => ({ kind: "reg", id: next++, type }));
-      if (temporaries.length) this.#temporaries.set(instruction, temporaries);
-      return { temporaries, early: this.isEarly(instruction) };
+      if (temporaries.length) this.temporaries.set(instruction, temporaries);
+      return { temporaries, early: isEarly(instruction) };
     });
     const fixed = new Map<Reg, number>(code.parameters.map((reg, i) => [reg, registers.parameters[i]]));
     const general = { registers: registers.general, scratch: SCRATCH };
     this.general = allocate(code.name, live, general, isGeneral, fixed);
+    const masks = registers.masks ?? [];
+    const inMask = (reg: Reg) => masks.length > 0 && reg.type === "vb";
     const vectors = { registers: registers.vectors, scratch: SCRATCH };
-    this.vector = allocate(code.name, live, vectors, (reg) => !isGeneral(reg));
+    this.vector = allocate(code.name, live, vectors, (reg) => !isGeneral(reg) && !inMask(reg));
+    this.masks = allocate(code.name, live, { registers: masks, scratch: 0 }, inMask);
+    if (this.masks.slots.size) throw new RegisterPressureError(`kernel ${code.name}: too many truth values at once`);
   }
 
   /** The machine registers of both kinds that the code writes. */
@@ -87,7 +95,8 @@ export abstract class RegisterEmitter {
         } else this.bind(otherwise);
       } else {
         const start = this.label();
-        this.bindLoop(start, !node.body.some((inner) => inner.kind === "loop"));
+        if (!node.body.some((inner) => inner.kind === "loop")) this.alignLoop();
+        this.bind(start);
         this.nodes(node.body);
         this.branch(node.condition, start);
       }
@@ -96,63 +105,64 @@ export abstract class RegisterEmitter {
 
   // ---- places ----
 
-  protected temporary(instruction: Instruction, i = 0): number {
-    return this.v(this.#temporaries.get(instruction)![i]);
-  }
-
   protected release(): void {
-    this.#generalScratch = 0;
-    this.#vectorScratch = 0;
+    this.generalScratch = 0;
+    this.vectorScratch = 0;
   }
 
   /** The general register that holds a value, loaded from the stack if it lives there. */
   protected g(reg: Reg): number {
     const place = this.general.places.get(reg);
     if (place !== undefined) return place;
-    const scratch = this.registers.general.at(-1 - this.#generalScratch++)!;
-    this.loadGeneral(scratch, this.general.slots.get(reg)!);
+    const scratch = this.registers.general.at(-1 - this.generalScratch++)!;
+    this.loadGeneral(scratch, reg);
     return scratch;
   }
 
-  /** The vector register that holds a value. */
+  /** The vector register that holds a value, loaded from the stack if it lives there. */
   protected v(operand: Operand): number {
     const place = this.vector.places.get(operand as Reg);
     if (place !== undefined) return place;
-    const scratch = this.registers.vectors.at(-1 - this.#vectorScratch++)!;
-    this.loadVector(scratch, this.vector.slots.get(operand as Reg)!);
+    const scratch = this.registers.vectors.at(-1 - this.vectorScratch++)!;
+    this.loadVector(scratch, operand as Reg);
     return scratch;
+  }
+
+  protected temporary(instruction: Instruction, i = 0): number {
+    return this.v(this.temporaries.get(instruction)![i]);
   }
 
   /** Where a result goes; one that lives on the stack is stored afterwards. */
   protected dst(reg: Reg): number {
     const general = isGeneral(reg);
-    const { places } = general ? this.general : this.vector;
-    return places.get(reg) ?? (general ? this.registers.general : this.registers.vectors).at(-1)!;
+    const place = this.masks.places.get(reg) ?? (general ? this.general : this.vector).places.get(reg);
+    return place ?? (general ? this.registers.general : this.registers.vectors).at(-1)!;
   }
 
   #done(reg: Reg): void {
-    const general = this.general.slots.get(reg);
-    const vector = this.vector.slots.get(reg);
-    if (general !== undefined) this.storeGeneral(this.dst(reg), general);
-    else if (vector !== undefined) this.storeVector(this.dst(reg), vector);
+    if (this.general.slots.has(reg)) this.storeGeneral(reg, this.dst(reg));
+    else if (this.vector.slots.has(reg)) this.storeVector(reg, this.dst(reg));
   }
 
   // ---- what a machine adds ----
 
-  /** The temporaries an instruction takes. */
+  /** The temporaries an instruction takes. Called before the machine's own fields are there. */
   protected abstract needs(instruction: Instruction): Type[];
-  /** Whether the result is written while operands are still to be read, so that it needs a place of its own. */
-  protected abstract isEarly(instruction: Instruction): boolean;
   protected abstract comment(text: string): void;
   protected abstract bind(label: Label): void;
-  /** Binds the start of a loop; `innermost` ones may be aligned. */
-  protected abstract bindLoop(label: Label, innermost: boolean): void;
+  /** Before the start of an innermost loop. */
+  protected abstract alignLoop(): void;
   protected abstract jump(target: Label): void;
   protected abstract branch(condition: Condition, target: Label): void;
   protected abstract instruction(instruction: Instruction): void;
-  /** Between a register and a stack slot, by number. */
-  protected abstract loadGeneral(register: number, slot: number): void;
-  protected abstract storeGeneral(register: number, slot: number): void;
-  protected abstract loadVector(register: number, slot: number): void;
-  protected abstract storeVector(register: number, slot: number): void;
+  /** Between a machine register and the stack slot of a value. */
+  protected abstract loadGeneral(register: number, from: Reg): void;
+  protected abstract storeGeneral(to: Reg, register: number): void;
+  protected abstract loadVector(register: number, from: Reg): void;
+  protected abstract storeVector(to: Reg, register: number): void;
+}
+
+/** Whether the result is written while operands are still to be read, so that it needs a place of its own. */
+function isEarly({ op }: Instruction): boolean {
+  return op === "exchange";
 }

@@ -54,10 +54,6 @@ export class Avx512Emitter extends X64Emitter {
     return [];
   }
 
-  private temporary(instruction: Instruction): number {
-    return this.v(this.temporaries.get(instruction)![0]);
-  }
-
   /** A vector operand that may be memory: a constant, one element for all lanes, or a spilled vector where it lies. */
   private vm(operand: IrOperand): Operand {
     if (operand.kind === "immediate") return { ...this.element(operand.type, operand.value), broadcast: true };

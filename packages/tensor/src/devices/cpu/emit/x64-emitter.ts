@@ -1,29 +1,15 @@
 /** What is common to all vector units of x86-64: control flow, general registers, the frame, the places of values. */
 
-import { Assembler, type ConditionName, GPR, Label, type Memory } from "../asm/x64.ts";
-import type {
-  Address,
-  Comparison,
-  Condition,
-  Instruction,
-  Operand as IrOperand,
-  KernelCode,
-  Node,
-  Reg,
-  Type,
-} from "../lang/ir.ts";
-import { ELEMENT_BYTES, negate } from "../lang/ir.ts";
-import { type Allocation, allocate, RegisterPressureError } from "./allocate.ts";
-import { liveness, localize } from "./prepare.ts";
+import type { Label } from "../asm/label.ts";
+import { Assembler, type ConditionName, GPR, type Memory } from "../asm/x64.ts";
+import type { Address, Comparison, Condition, Instruction, KernelCode, Reg } from "../lang/ir.ts";
+import { ELEMENT_BYTES } from "../lang/ir.ts";
+import { isGeneral, type MachineCode, RegisterEmitter } from "./register-emitter.ts";
+
+export { isGeneral, type MachineCode } from "./register-emitter.ts";
 
 /** Who saves which registers, and where the argument arrives. */
 export type Abi = "sysv" | "win64";
-
-export interface MachineCode {
-  readonly code: Uint8Array<ArrayBuffer>;
-  /** GNU assembler text, when it was asked for. */
-  readonly listing: readonly string[];
-}
 
 const { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = GPR;
 const ABIS = {
@@ -40,7 +26,6 @@ const ABIS = {
     savedVectors: [6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
   },
 } as const;
-const SCRATCH = 3;
 
 /** The registers a unit has for vectors, and for truth values where those have registers of their own. */
 export interface VectorUnit {
@@ -58,58 +43,30 @@ const CONDITIONS: { readonly [C in Comparison]: ConditionName } = {
   gt: "g",
   ge: "ge",
 };
-export const isGeneral = (reg: Reg): boolean => reg.type === "index";
 
-export abstract class X64Emitter {
-  protected readonly code: KernelCode;
+export abstract class X64Emitter extends RegisterEmitter {
   protected readonly asm: Assembler;
   protected readonly abi: (typeof ABIS)[Abi];
-  protected readonly temporaries = new Map<Instruction, Reg[]>();
-  protected readonly general: Allocation;
-  protected readonly vector: Allocation;
-  /** Truth values, where they have registers of their own; these are never spilled. */
-  protected readonly masks: Allocation;
   protected readonly unit: VectorUnit;
   protected readonly vectorSlots: number;
-  protected labels = 0;
-  protected generalScratch = 0;
-  protected vectorScratch = 0;
   /** The register whose comparison with 0 the flags hold, straight after arithmetic. */
   protected flags: Reg | undefined;
 
   constructor(code: KernelCode, abi: Abi, listing: boolean, unit: VectorUnit) {
+    const { registers: general, parameters } = ABIS[abi];
+    super(code, { general, vectors: unit.registers, masks: unit.masks, parameters });
     this.unit = unit;
-    this.code = code;
     this.asm = new Assembler({ listing });
     this.abi = ABIS[abi];
-    let next = localize(code);
-    const live = liveness(code, (instruction) => {
-      const temporaries: Reg[] = this.needs(instruction).map((type) => ({ kind: "reg", id: next++, type }));
-      if (temporaries.length) this.temporaries.set(instruction, temporaries);
-      return { temporaries, early: isEarly(instruction) };
-    });
-    const fixed = new Map<Reg, number>(code.parameters.map((reg, i) => [reg, this.abi.parameters[i]]));
-    const general = { registers: this.abi.registers, scratch: SCRATCH };
-    this.general = allocate(code.name, live, general, isGeneral, fixed);
-    const inMask = (reg: Reg) => unit.masks.length > 0 && reg.type === "vb";
-    const vectors = { registers: unit.registers, scratch: SCRATCH };
-    this.vector = allocate(code.name, live, vectors, (reg) => !isGeneral(reg) && !inMask(reg));
-    this.masks = allocate(code.name, live, { registers: unit.masks, scratch: 0 }, inMask);
-    if (this.masks.slots.size) throw new RegisterPressureError(`kernel ${code.name}: too many truth values at once`);
     this.vectorSlots = this.general.slots.size * 8;
   }
 
   run(): MachineCode {
     const asm = this.asm;
-    const used = new Set(this.general.places.values());
-    if (this.general.slots.size) for (const reg of this.abi.registers.slice(-SCRATCH)) used.add(reg);
-    const saved = this.abi.saved.filter((reg) => used.has(reg));
-    const usedVectors = new Set(this.vector.places.values());
-    if (this.vector.slots.size) for (const reg of this.unit.registers.slice(-SCRATCH)) usedVectors.add(reg);
-    for (const reg of this.keepConstants(this.unit.registers.filter((reg) => !usedVectors.has(reg)))) {
-      usedVectors.add(reg);
-    }
-    const savedVectors = this.abi.savedVectors.filter((reg) => usedVectors.has(reg));
+    const { general, vectors } = this.used();
+    const saved = this.abi.saved.filter((reg) => general.has(reg));
+    for (const reg of this.keepConstants(this.unit.registers.filter((reg) => !vectors.has(reg)))) vectors.add(reg);
+    const savedVectors = this.abi.savedVectors.filter((reg) => vectors.has(reg));
     const savedAt = this.vectorSlots + this.vector.slots.size * this.unit.bytes;
     const frame = savedAt + savedVectors.length * 16;
 
@@ -149,41 +106,24 @@ export abstract class X64Emitter {
 
   // ---- control ----
 
-  protected label(): Label {
-    return new Label(`L${this.labels++}`);
+  protected override comment(text: string): void {
+    this.asm.comment(text);
   }
 
-  protected nodes(nodes: readonly Node[]): void {
-    for (const node of nodes) {
-      if (node.kind === "comment") this.asm.comment(node.text);
-      else if (node.kind === "op") this.instruction(node);
-      else if (node.kind === "if") {
-        const otherwise = this.label();
-        this.branch({ ...node.condition, comparison: negate[node.condition.comparison] }, otherwise);
-        this.nodes(node.yes);
-        if (node.no.length) {
-          const end = this.label();
-          this.asm.jump("always", end);
-          this.bind(otherwise);
-          this.nodes(node.no);
-          this.bind(end);
-        } else this.bind(otherwise);
-      } else {
-        const start = this.label();
-        if (!node.body.some((inner) => inner.kind === "loop")) this.asm.align(32);
-        this.bind(start);
-        this.nodes(node.body);
-        this.branch(node.condition, start);
-      }
-    }
+  protected override alignLoop(): void {
+    this.asm.align(32);
   }
 
-  protected bind(label: Label): void {
+  protected override jump(target: Label): void {
+    this.asm.jump("always", target);
+  }
+
+  protected override bind(label: Label): void {
     this.flags = undefined;
     this.asm.bind(label);
   }
 
-  protected branch({ comparison, left, right }: Condition, target: Label): void {
+  protected override branch({ comparison, left, right }: Condition, target: Label): void {
     const zero = right.kind === "immediate" && right.value === 0;
     if (!(zero && this.flags === left && (comparison === "ne" || comparison === "eq"))) {
       const a = this.g(left);
@@ -203,39 +143,20 @@ export abstract class X64Emitter {
     return { base: rsp, disp: this.vectorSlots + this.vector.slots.get(reg)! * this.unit.bytes };
   }
 
-  protected release(): void {
-    this.generalScratch = 0;
-    this.vectorScratch = 0;
+  protected override loadGeneral(register: number, from: Reg): void {
+    this.asm.load(register, this.slot(from), 8);
   }
 
-  /** The general register that holds a value, loaded from the stack if it lives there. */
-  protected g(reg: Reg): number {
-    const place = this.general.places.get(reg);
-    if (place !== undefined) return place;
-    const scratch = this.abi.registers.at(-1 - this.generalScratch++)!;
-    this.asm.load(scratch, this.slot(reg), 8);
-    return scratch;
+  protected override storeGeneral(to: Reg, register: number): void {
+    this.asm.store(this.slot(to), register, 8);
   }
 
-  protected v(operand: IrOperand): number {
-    const place = this.vector.places.get(operand as Reg);
-    if (place !== undefined) return place;
-    const scratch = this.unit.registers.at(-1 - this.vectorScratch++)!;
-    this.moveFromStack(scratch, this.slot(operand as Reg));
-    return scratch;
+  protected override loadVector(register: number, from: Reg): void {
+    this.moveFromStack(register, this.slot(from));
   }
 
-  /** Where a result goes; a spilled one is stored by `done`. */
-  protected dst(reg: Reg): number {
-    const mask = this.masks.places.get(reg);
-    if (mask !== undefined) return mask;
-    const { places } = isGeneral(reg) ? this.general : this.vector;
-    return places.get(reg) ?? (isGeneral(reg) ? this.abi.registers.at(-1)! : this.unit.registers.at(-1)!);
-  }
-
-  protected done(reg: Reg): void {
-    if (this.general.slots.has(reg)) this.asm.store(this.slot(reg), this.dst(reg), 8);
-    else if (this.vector.slots.has(reg)) this.moveToStack(this.slot(reg), this.dst(reg));
+  protected override storeVector(to: Reg, register: number): void {
+    this.moveToStack(this.slot(to), register);
   }
 
   protected memory({ base, index, scale, disp }: Address, extra = 0): Memory {
@@ -244,7 +165,7 @@ export abstract class X64Emitter {
 
   // ---- instructions ----
 
-  protected instruction(instruction: Instruction): void {
+  protected override instruction(instruction: Instruction): void {
     const { dst, op } = instruction;
     this.flags = undefined;
     if (dst && isGeneral(dst)) this.generalOp(instruction, dst);
@@ -253,8 +174,6 @@ export abstract class X64Emitter {
     else if (op === "store") this.store(instruction);
     else if (op === "prefetch") this.asm.prefetch("t1", this.memory(instruction.address!));
     else this.vectorOp(instruction, dst!);
-    this.release();
-    if (dst) this.done(dst);
   }
 
   protected generalOp(instruction: Instruction, reg: Reg) {
@@ -358,11 +277,4 @@ export abstract class X64Emitter {
   protected abstract store(instruction: Instruction): void;
   protected abstract moveFromStack(register: number, from: Memory): void;
   protected abstract moveToStack(to: Memory, register: number): void;
-  /** The temporaries an instruction takes. */
-  protected abstract needs(instruction: Instruction): Type[];
-}
-
-/** Whether the result is written while operands are still to be read, so that it needs a place of its own. */
-function isEarly({ op }: Instruction): boolean {
-  return op === "exchange";
 }
