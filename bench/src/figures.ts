@@ -1,7 +1,9 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { readExamples } from "@tslm/data";
 import { applyLora, promptFormat, type TrainingSequence, train, trainingSequences } from "@tslm/lora";
-import { nextTokens, passOf, Qwen } from "@tslm/qwen";
+import { nextTokens, passOf, type Quantization, Qwen } from "@tslm/qwen";
 import { type Device, Generator, linear, measureLimits, noGrad, rand, scope, type Tensor } from "@tslm/tensor";
 
 /** What a figure needs. */
@@ -41,8 +43,12 @@ export async function prefill({ model }: Qwen, ids: readonly number[]): Promise<
   if (!values.every(Number.isFinite)) throw new Error("the logits are not all numbers");
 }
 
-export async function withModel<T>({ dir, device }: Setting, body: (qwen: Qwen) => Promise<T>): Promise<T> {
-  const qwen = await Qwen.load(dir, { device });
+export async function withModel<T>(
+  { dir, device }: Setting,
+  body: (qwen: Qwen) => Promise<T>,
+  quantize?: Quantization,
+): Promise<T> {
+  const qwen = await Qwen.load(dir, { device, quantize });
   try {
     // The first call compiles kernels; the first touch of mapped weights reads them from disk.
     await prefill(qwen, longPrompt(qwen, 32));
@@ -106,6 +112,20 @@ async function checkProduct(x: Tensor, weight: Tensor): Promise<void> {
   }
 }
 
+async function decode(qwen: Qwen): Promise<Measured> {
+  const times: number[] = [];
+  for await (const { token } of qwen.generate(longPrompt(qwen, 32), { maxNewTokens: 33, endTokens: [] })) {
+    if (token !== undefined) times.push(performance.now());
+  }
+  return { value: (times.length - 1) / ((times[times.length - 1] - times[0]) / 1000) };
+}
+
+/** The GGUF file that stands for a model's folder: the model itself, or `model.gguf` in the folder or beside it. */
+function ggufOf(dir: string): string | undefined {
+  if (dir.endsWith(".gguf")) return dir;
+  return [join(dir, "model.gguf"), join(dir, "..", "model.gguf")].find((path) => existsSync(path));
+}
+
 /** Every figure of `bench`, by name, in the order they are measured. */
 export const FIGURES = {
   /** From nothing to a model that can answer. */
@@ -125,14 +145,15 @@ export const FIGURES = {
     });
   },
   /** One sequence, a token at a time, after a prompt of 32: 32 tokens after the first. */
-  decode_tokens_per_s(setting) {
-    return withModel(setting, async (qwen) => {
-      const times: number[] = [];
-      for await (const { token } of qwen.generate(longPrompt(qwen, 32), { maxNewTokens: 33, endTokens: [] })) {
-        if (token !== undefined) times.push(performance.now());
-      }
-      return { value: (times.length - 1) / ((times[times.length - 1] - times[0]) / 1000) };
-    });
+  decode_tokens_per_s: (setting) => withModel(setting, decode),
+  /** The same with weights rounded to 8 bits, to 4, and as a GGUF file beside the model's folder has them. */
+  decode_q8_tokens_per_s: (setting) => withModel(setting, decode, "q8"),
+  decode_q4_tokens_per_s: (setting) => withModel(setting, decode, "q4"),
+  decode_gguf_tokens_per_s(setting) {
+    const dir = ggufOf(setting.dir);
+    if (dir === undefined)
+      throw new Error(`there is no GGUF file beside ${setting.dir}; give one with --model FILE.gguf`);
+    return withModel({ ...setting, dir }, decode);
   },
   /** The program's five rows, three epochs. */
   sft_tokens_per_s(setting) {
@@ -152,3 +173,11 @@ export const FIGURES = {
 
 export type FigureName = keyof typeof FIGURES;
 export const FIGURE_NAMES = Object.keys(FIGURES) as FigureName[];
+
+/** The figures that this model has: a GGUF file is not quantised again, and one must be there to be measured. */
+export function figuresOf(dir: string): FigureName[] {
+  const gguf = ggufOf(dir);
+  const absent: FigureName[] = gguf === undefined ? ["decode_gguf_tokens_per_s"] : [];
+  if (gguf === dir) absent.push("decode_q8_tokens_per_s", "decode_q4_tokens_per_s");
+  return FIGURE_NAMES.filter((name) => !absent.includes(name));
+}
