@@ -2,7 +2,7 @@
  * AVX-512 code on an emulated processor against AVX2 code on this one: the same kernels over the same memory. Scenes are
  * prepared and run natively at once, on the emulator all together in one boot.
  */
-import { expect, test } from "bun:test";
+import { test } from "bun:test";
 import { Program } from "../../../expr/program.ts";
 import { adamWKernel } from "../kernels/adamw.ts";
 import { attention, attentionWorkspaceBytes } from "../kernels/attention.ts";
@@ -13,7 +13,7 @@ import {
 } from "../kernels/attention-gradients.ts";
 import { keyBlock } from "../kernels/attention-parts.ts";
 import { softmaxBlockKernel, softmaxGradKernel } from "../kernels/cross-entropy.ts";
-import { DROPOUT_CONSTANTS, dropoutKernel } from "../kernels/dropout.ts";
+import { DROPOUT_WORDS, dropoutKernel } from "../kernels/dropout.ts";
 import { elementwiseKernel } from "../kernels/elementwise.ts";
 import { gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "../kernels/gemm.ts";
 import { gemv, gemvColumns, gemvWorkspaceBytes } from "../kernels/gemv.ts";
@@ -361,9 +361,8 @@ CLOSE["softmax blocks and dropout"] = (machine) => {
     0,
     rows,
   );
-  const constants = machine.allocate(4 * (DROPOUT_CONSTANTS.lanes + 16));
+  const constants = machine.allocate(4 * DROPOUT_WORDS);
   constants.i32.set([1234567, -7654321, 3, -0x40000000]);
-  for (let i = 0; i < 16; i++) constants.i32[DROPOUT_CONSTANTS.lanes + i] = i;
   const places = machine.allocate(4 * 2 * rows);
   places.i32.set([0, 5, 9, 2]);
   const [x, out] = [floats(machine, rows * N), machine.allocate(4 * rows * N)];
@@ -395,7 +394,7 @@ test.skipIf(!haveBochs)("kernels give on emulated AVX-512 what they give on AVX2
       if (name in EXACT) {
         // Bit for bit, but for what a NaN carries.
         const at = f32.findIndex((value, i) => !Object.is(value, wanted[i]));
-        expect({ name, part, at, value: f32[at] }).toEqual({ name, part, at: -1, value: undefined });
+        if (at >= 0) throw new Error(`${name}: result ${part}[${at}] is ${f32[at]}, on AVX2 ${wanted[at]}`);
         return;
       }
       f32.forEach((value, i) => {

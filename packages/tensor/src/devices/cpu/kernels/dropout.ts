@@ -1,7 +1,8 @@
 // Inverted dropout with Philox 4x32-10 (Salmon et al., 2011): every element's word follows from its place alone.
 import type { Builder } from "../lang/builder.ts";
 import { defineKernel } from "../lang/kernel.ts";
-import type { VI } from "../lang/values.ts";
+import { transposeBlocks } from "../lang/math.ts";
+import type { Index, VF, VI } from "../lang/values.ts";
 import { rowPointer } from "./rows.ts";
 
 const MULTIPLIERS = [0xd2511f53, 0xcd9e8d57];
@@ -32,8 +33,9 @@ function philox(counter: readonly [VI, VI, VI, VI], key: readonly [VI, VI]): [VI
   return [c0, c1, c2, c3];
 }
 
-/** Words of the constants block of the dropout kernel: key (2), stream, threshold; then the lane numbers from word 4. */
-export const DROPOUT_CONSTANTS = { key0: 0, key1: 1, stream: 2, threshold: 3, lanes: 4 } as const;
+/** Words of the constants block of the dropout kernel. */
+export const DROPOUT_CONSTANTS = { key0: 0, key1: 1, stream: 2, threshold: 3 } as const;
+export const DROPOUT_WORDS = 4;
 
 /**
  * out = x · scale where the element's word, its sign bit flipped, is greater than the threshold as signed numbers, else 0.
@@ -46,26 +48,46 @@ export const dropoutKernel = defineKernel(
     ...{ x: "f32*", sx: "index", out: "f32*", so: "index" },
   },
   (k: Builder, args) => {
+    const { lanes } = k;
     k.loop({ from: k.begin, to: k.end }, (row) => {
       const x = rowPointer(args.x, row, args.sx);
       const out = rowPointer(args.out, row, args.so);
       const place = args.places.at(row.mul(2)).fixed();
       const constants = args.constants.fixed();
       const word = (index: number) => constants.at(index).broadcast().bits();
-      k.vectors(args.n, (i, count) => {
-        const element = constants.at(DROPOUT_CONSTANTS.lanes).load().bits().add(i.toF32().splat().toInt());
+      // A counter gives the words of four neighbours. Lanes count so that transposing their words in blocks of four
+      // leaves those of neighbouring elements next to each other.
+      const lane = k.laneNumbers();
+      const numbers = lane
+        .and(3)
+        .mul(lanes / 4)
+        .add(lane.shr(2));
+      const four = (i: Index, rest?: Index): void => {
         const words = philox(
-          [element.shr(2), place.at(1).broadcast().bits(), place.broadcast().bits(), word(DROPOUT_CONSTANTS.stream)],
+          [
+            ...[numbers.add(i.sar(2).splat()), place.at(1).broadcast().bits()],
+            ...[place.broadcast().bits(), word(DROPOUT_CONSTANTS.stream)],
+          ] as [VI, VI, VI, VI],
           [word(DROPOUT_CONSTANTS.key0), word(DROPOUT_CONSTANTS.key1)],
-        );
-        const which = element.and(3);
-        const drawn = [0, 1, 2].reduceRight(
-          (chosen, w) => which.compare("eq", w).select(words[w]!.float(), chosen),
-          words[3].float(),
-        );
-        const kept = drawn.bits().xor(-0x80000000).compare("gt", word(DROPOUT_CONSTANTS.threshold));
-        out.at(i).store(kept.select(x.at(i).load(count).mul(args.scale.splat()), k.zero()), count);
-      });
+        ).map((value) => value.float()) as [VF, VF, VF, VF];
+        transposeBlocks(k, words).forEach((drawn, v) => {
+          const count = rest?.sub(v * lanes);
+          const kept = drawn.bits().xor(-0x80000000).compare("gt", word(DROPOUT_CONSTANTS.threshold));
+          const value = x
+            .at(i)
+            .at(v * lanes)
+            .load(count)
+            .mul(args.scale.splat());
+          out
+            .at(i)
+            .at(v * lanes)
+            .store(kept.select(value, k.zero()), count);
+        });
+      };
+      const whole = args.n.alignDown(4 * lanes);
+      k.loop({ to: whole, step: 4 * lanes }, (i) => four(i));
+      const rest = args.n.sub(whole);
+      k.if(rest.gt(0), () => four(whole, rest));
     });
   },
 );
