@@ -8,8 +8,9 @@ import type { Immediate, Instruction, KernelCode, Node, Operand, Reg, Type } fro
 /**
  * Changes the nodes in place.
  * @param hoist put the constants of an innermost loop before it, where they stay in registers
+ * @param dotProduct products of bytes are added to what their result holds, which thus begins as 0
  */
-export function legalize(code: KernelCode, hoist: boolean): void {
+export function legalize(code: KernelCode, hoist: boolean, dotProduct: boolean): void {
   const registers = code.registers as Reg[];
   const fresh = (type: Type): Reg => {
     const reg: Reg = { kind: "reg", id: registers.length, type };
@@ -45,7 +46,7 @@ export function legalize(code: KernelCode, hoist: boolean): void {
           else before.push(constant(reg, value));
           return reg;
         };
-        const after = fit(node, fresh, inRegister, before);
+        const after = fit(node, dotProduct, fresh, inRegister, before);
         if (before.length + after.length === 0) continue;
         nodes.splice(i, 1, ...before, node, ...after);
         i += before.length + after.length;
@@ -58,6 +59,7 @@ export function legalize(code: KernelCode, hoist: boolean): void {
 /** Fits one instruction; fills what must precede it, and returns what must follow. */
 function fit(
   node: Instruction,
+  dotProduct: boolean,
   fresh: (type: Type) => Reg,
   inRegister: (value: Immediate) => Reg,
   before: Node[],
@@ -69,10 +71,10 @@ function fit(
     if (arg.kind === "reg" || arg.type === "index" || (fused && i === 2)) return arg;
     return inRegister(arg);
   });
-  if (fused) {
-    const [a, b, c] = node.args;
+  if (fused || (op === "dot" && dotProduct)) {
+    const [a, b, c = ZERO] = node.args;
     if (c === dst) return [];
-    const sum = dst === a || dst === b ? fresh("vf") : dst!;
+    const sum = dst === a || dst === b ? fresh(dst!.type) : dst!;
     before.push(c.kind === "reg" ? move(sum, c) : constant(sum, c));
     node.args = [a, b, sum];
     node.dst = sum;
@@ -89,6 +91,7 @@ function fit(
   return [];
 }
 
+const ZERO: Immediate = { kind: "immediate", type: "vi", value: 0 };
 const constant = (dst: Reg, value: Immediate): Instruction => ({ kind: "op", op: "const", dst, args: [value] });
 const move = (dst: Reg, from: Reg): Instruction => ({ kind: "op", op: "move", dst, args: [from] });
 

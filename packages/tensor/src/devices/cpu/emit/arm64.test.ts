@@ -11,14 +11,16 @@ import { type Arguments, buildKernel, defineKernel, type Kernel } from "../lang/
 import { NEON } from "../lang/target.ts";
 import { emitArm64 } from "./arm64.ts";
 
+const bytes = Object.values(blockGemv).map(([one]) => one) as unknown as Kernel[];
 const kernels = [
   ...[packA, packATransposed, gemm.f32.nn, gemm.bf16.nt, attention, attentionBackwardKeys, attentionBackwardQueries],
-  ...[...gemv.bf16, ...gemv.f32, ...Object.values(blockGemv).flat(), ...Object.values(decodeRows)],
+  ...[gemv.bf16[0], gemv.bf16[3], gemv.f32[1], decodeRows.q6_k],
+  ...bytes,
 ] as unknown as Kernel[];
 
 test.skipIf(!haveArm64As)("whole kernels equal GNU as", () => {
   for (const dotProduct of [true, false]) {
-    for (const kernel of kernels) {
+    for (const kernel of dotProduct ? kernels : bytes) {
       const { code, listing } = emitArm64(buildKernel(kernel, NEON), { dotProduct, listing: true });
       const expected = assembleArm64(listing);
       expect(`${kernel.name} ${Buffer.from(code).toString("hex")}`).toBe(

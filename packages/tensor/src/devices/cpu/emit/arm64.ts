@@ -88,7 +88,7 @@ export interface Arm64Options {
 export function emitArm64(code: KernelCode, options: Arm64Options = {}): MachineCode {
   removeMoves(code);
   const plain = structuredClone(code);
-  legalize(code, true);
+  legalize(code, true, options.dotProduct ?? false);
   try {
     const emitter = new Emitter(code, options);
     if (emitter.fits) return emitter.run();
@@ -96,21 +96,19 @@ export function emitArm64(code: KernelCode, options: Arm64Options = {}): Machine
     if (!(error instanceof RegisterPressureError)) throw error;
   }
   // Where constants find no registers beside everything else, they are loaded where they are used.
-  legalize(plain, false);
+  legalize(plain, false, options.dotProduct ?? false);
   return new Emitter(plain, options).run();
 }
 
 class Emitter extends RegisterEmitter {
   readonly #asm: Assembler;
-  readonly #dotProduct: boolean;
   readonly #factors: ReadonlySet<Reg>;
   /** Bytes of the stack slots of integers. */
   readonly #generalBytes: number;
 
-  constructor(code: KernelCode, { dotProduct = false, listing }: Arm64Options) {
+  constructor(code: KernelCode, { listing }: Arm64Options) {
     super(code, REGISTERS);
     this.#asm = new Assembler({ listing });
-    this.#dotProduct = dotProduct;
     this.#factors = factors(code);
     this.#generalBytes = Math.ceil(this.general.slots.size / 2) * 16;
   }
@@ -248,8 +246,7 @@ class Emitter extends RegisterEmitter {
   // ---- instructions ----
 
   protected override needs({ op, imm, args, element }: Instruction): Type[] {
-    if (op === "packBytes") return ["vi", "vi"];
-    if (op === "dot") return ["vi", "vi"];
+    if (op === "packBytes" || (op === "dot" && args.length === 2)) return ["vi", "vi"];
     if (op === "reduce") return imm === 0 ? ["vf"] : ["vf", "vf"];
     if (op === "store" && (args[0] as Reg).type === "vi" && ELEMENT_BYTES[element!] === 2) return ["vi"];
     return [];
@@ -486,16 +483,13 @@ class Emitter extends RegisterEmitter {
 
   #dot(instruction: Instruction, d: number) {
     const asm = this.#asm;
-    const [a, b] = instruction.args.map((arg) => this.v(arg));
-    const low = this.temporary(instruction, 0);
-    if (this.#dotProduct) {
-      const sum = d === a || d === b ? low : d;
-      asm.moveLanes(sum, 0);
-      asm.vector("sdot", sum, a, b);
-      if (sum !== d) asm.vectorMove(d, sum);
-      return;
+    const { args } = instruction;
+    if (args.length === 3) {
+      this.v(args[2]);
+      return asm.vector("sdot", d, this.v(args[0]), this.v(args[1]));
     }
-    const high = this.temporary(instruction, 1);
+    const [a, b] = args.map((arg) => this.v(arg));
+    const [low, high] = [this.temporary(instruction, 0), this.temporary(instruction, 1)];
     asm.vector("smull", low, a, b);
     asm.vector("smull2", high, a, b);
     asm.vector("saddlp", d, low);
