@@ -2,7 +2,7 @@
 import { bytes, CommandError, type Context, checked, locateModel, modelCommand, run } from "@tslm/cli";
 import { measureLimits } from "@tslm/tensor";
 import { z } from "zod";
-import { FIGURE_NAMES, type FigureName } from "./figures.ts";
+import { FIGURE_NAMES, type FigureName, figuresOf } from "./figures.ts";
 import { PROFILED_FIGURES, type ProfiledFigure, type ProfileResult } from "./profile.ts";
 import { profileTable } from "./profile-table.ts";
 
@@ -40,16 +40,16 @@ function bench(context: Context) {
       "--profile",
       "instead of figures, a table of every operation: time, arithmetic, memory, how near the limits",
     )
-    .action(async ({ only = FIGURE_NAMES, profile, model, device, threads, json }) => {
+    .action(async ({ only, profile, model, device, threads, json }) => {
       const { terminal, signal } = context;
-      context.onInterrupt = () => "What was measured so far was printed.";
+      context.kept = "What was measured so far was printed.";
       const { dir, name } = await locateModel(context, model);
       terminal.say(`Measuring ${name}.`);
       const measure = async (script: string, figure: FigureName): Promise<unknown> =>
         JSON.parse(await output(script, figure, JSON.stringify({ figure, dir, device, threads }), signal));
       if (profile) {
         const peaks = await measureLimits({ threads });
-        for (const figure of only.filter(isProfiled)) {
+        for (const figure of (only ?? FIGURE_NAMES).filter(isProfiled)) {
           // Typed by the script that prints it.
           const measured = (await measure("./profile.ts", figure)) as ProfileResult;
           if (json) terminal.json({ ...measured, peak_gflops: peaks.gflops, peak_gbytes_per_s: peaks.gbytes });
@@ -57,7 +57,7 @@ function bench(context: Context) {
         }
         return;
       }
-      for (const figure of only) {
+      for (const figure of only ?? figuresOf(dir)) {
         const measured = result.parse(await measure("./figure.ts", figure));
         if (json) terminal.json(measured);
         else terminal.print(describe(measured));

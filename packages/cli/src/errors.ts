@@ -55,6 +55,11 @@ export function explain(error: unknown): string {
   return isMistake ? `internal error: ${message}; run it again with --debug and report what it prints` : message;
 }
 
+/** Is it an error of usage that commander has told already? */
+export function isUsageTold(error: unknown): boolean {
+  return error instanceof CommanderError;
+}
+
 /** The exit status that an error leads to. */
 export function exitStatus(error: unknown): number {
   if (error instanceof Interrupted) return error.signal === "SIGINT" ? EXIT.interrupted : EXIT.terminated;

@@ -1,4 +1,5 @@
 import { Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
+import { QUANTIZATIONS, type Quantization } from "@tslm/qwen";
 import { z } from "zod";
 import type { Context } from "./run.ts";
 
@@ -86,7 +87,7 @@ export function baseCommand(
       writeOut: (text) => context.terminal.out(text),
       writeErr: (text) => context.terminal.err(text),
     })
-    .configureHelp({ helpWidth: process.stdout.columns ?? 100 })
+    .configureHelp({ helpWidth: context.terminal.columns ?? 100 })
     .helpOption("-h, --help", "print this help")
     .allowExcessArguments(false)
     .showHelpAfterError("(--help lists the options)")
@@ -109,12 +110,18 @@ export function modelCommand(
     .addOption(
       option(
         "--model <name|dir>",
-        `a model's name, its folder, or demo, the bundled small one (default: ${modelDefault})`,
+        `a model's name, its folder, a GGUF file, or demo, the bundled small one (default: ${modelDefault})`,
         notEmpty,
       ),
     )
     .addOption(new Option("--device <name>", "what computes").choices(DEVICES).default("auto" as const))
     .addOption(option("--threads <n>", "threads of the device (default: all cores)", integer(1, 1024)))
+    .addOption(
+      new Option(
+        "--quantize <bits>",
+        "round the weights to 8 or to about 5 bits: less memory and faster answers, a little less sure of its words",
+      ).choices(QUANTIZATIONS),
+    )
     .addOption(option("--seed <n>", "for everything that is drawn at random", integer(0)).default(0));
 }
 
@@ -123,6 +130,7 @@ export interface ModelOptions {
   readonly model?: string;
   readonly device: DeviceName;
   readonly threads?: number;
+  readonly quantize?: Quantization;
   readonly seed: number;
 }
 

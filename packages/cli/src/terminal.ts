@@ -14,15 +14,18 @@ export class Terminal {
   readonly isScreen: boolean;
   /** Colours for stderr; they change nothing where it is no screen or NO_COLOR is set. */
   readonly colors: Colors;
+  /** Characters a line of stdout; undefined where it is no screen. */
+  readonly columns: number | undefined;
   #unwritten = 0;
   #onWritten = (): void => {};
 
   constructor(
-    streams: { stdout: Writable; stderr: Writable & { isTTY?: boolean } } = process,
+    streams: { stdout: Writable & { columns?: number }; stderr: Writable & { isTTY?: boolean } } = process,
     env: Record<string, string | undefined> = process.env,
   ) {
     this.stdout = streams.stdout;
     this.stderr = streams.stderr;
+    this.columns = streams.stdout.columns;
     this.isScreen = streams.stderr.isTTY === true && env.TERM !== "dumb";
     this.colors = createColors(this.isScreen && !env.NO_COLOR);
   }

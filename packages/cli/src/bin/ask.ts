@@ -1,5 +1,4 @@
 #!/usr/bin/env bun
-import { ask } from "../commands/ask.ts";
-import { run } from "../run.ts";
+import { runInThread } from "../thread/run-in-thread.ts";
 
-await run(ask);
+await runInThread("ask");

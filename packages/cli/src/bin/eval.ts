@@ -1,5 +1,4 @@
 #!/usr/bin/env bun
-import { evaluate } from "../commands/eval.ts";
-import { run } from "../run.ts";
+import { runInThread } from "../thread/run-in-thread.ts";
 
-await run(evaluate);
+await runInThread("eval");

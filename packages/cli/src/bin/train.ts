@@ -1,5 +1,4 @@
 #!/usr/bin/env bun
-import { train } from "../commands/train.ts";
-import { run } from "../run.ts";
+import { runInThread } from "../thread/run-in-thread.ts";
 
-await run(train);
+await runInThread("train");

@@ -64,7 +64,7 @@ export function ask(context: Context) {
     .option("--stop <text>", "end the answer before this text; may be given again", gathered(checked(notEmpty)))
     .action(async (question, options) => {
       const { terminal, signal } = context;
-      context.onInterrupt = () => "Nothing was changed.";
+      context.kept = "Nothing was changed.";
       const open = await openModelWithAdapters(context, options.adapter ? [options.adapter] : [], options);
       try {
         const { tokenizer } = open.qwen;

@@ -23,7 +23,7 @@ export function download(context: Context) {
     .addOption(option("--revision <r>", "branch, tag or commit (default: the newest)", notEmpty))
     .action(async (model, { source, endpoint, cache, revision, json }) => {
       const { terminal, signal } = context;
-      context.onInterrupt = () => "What has arrived is kept; run it again to go on.";
+      context.kept = "What has arrived is kept; run it again to go on.";
       const progress = new Progress(terminal, "Downloading");
       const onProgress = downloadProgress(terminal, progress);
       const found = await downloadModel({ model, source, endpoint, cache, revision, signal, onProgress }).finally(() =>

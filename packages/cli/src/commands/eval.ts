@@ -37,7 +37,7 @@ export function evaluate(context: Context) {
     .addOption(option("--generate <n>", "tokens of greedy continuation", integer(0, 1_000_000)).default(0))
     .action(async (file, options) => {
       const { terminal, signal } = context;
-      context.onInterrupt = () => "The cases so far were printed.";
+      context.kept = "The cases so far were printed.";
       const cases = await readCases(file, signal);
       const open = await openModelWithAdapters(context, options.adapter ? [options.adapter] : [], options);
       const progress = new Progress(terminal, "Evaluating");

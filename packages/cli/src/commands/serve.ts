@@ -49,7 +49,7 @@ export function serve(context: Context) {
     .addOption(new Option("--log-level <level>", "of the log on stderr").choices(LOG_LEVELS).default("info" as const))
     .action(async (options) => {
       const { terminal, signal } = context;
-      context.onInterrupt = () => "The server has ended.";
+      context.kept = "The server has ended.";
       const dirs = options.adapter ?? [];
       const names = dirs.map(adapterName);
       const twice = names.find((name, i) => names.indexOf(name) !== i);
@@ -94,7 +94,7 @@ async function startEngine(
   { terminal, signal }: Context,
   { dir, name }: LocatedModel,
   dirs: readonly string[],
-  { device, threads }: ModelOptions,
+  { device, threads, quantize }: ModelOptions,
 ): Promise<Engine> {
   const progress = new Progress(terminal, "Loading");
   try {
@@ -104,6 +104,7 @@ async function startEngine(
       adapters: dirs.map((adapter) => ({ name: adapterName(adapter), dir: adapter })),
       device: supportedDevice(device),
       threads,
+      quantize,
       signal,
       onProgress: (loaded, total) => progress.update(loaded / total, `${loaded} of ${total} tensors`),
     });

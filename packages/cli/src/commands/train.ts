@@ -144,7 +144,7 @@ export function train(context: Context) {
   return trainCommand(context).action(async (options) => {
     const { terminal, signal } = context;
     const { out } = options;
-    context.onInterrupt = () => `No adapter was written; what ${out} held before is unchanged.`;
+    context.kept = `No adapter was written; what ${out} held before is unchanged.`;
     await checkOut(out);
     const examples = await readData(context, options.data);
     const sample = chooseSample(examples);
@@ -165,17 +165,16 @@ export function train(context: Context) {
       const settings = settingsOf(options);
       const result = await runWithProgress(context, open.qwen, lora, sequences, settings);
       signal.throwIfAborted();
-      await saveAdapter(out, lora, {
-        baseModel: open.name,
-        prompt,
-        record: trainingRecord({
-          base_model: open.name,
-          data: { file: options.data, examples: examples.length, sequences: rows.length, tokens: sequences.tokens },
-          options: recordOf(options, settings, lora),
-          steps: result.steps.map(({ first_grad_norms: _, ...step }) => step),
-        }),
+      const record = trainingRecord({
+        base_model: open.name,
+        data: { file: options.data, examples: examples.length, sequences: rows.length, tokens: sequences.tokens },
+        options: recordOf(options, settings, lora),
+        steps: result.steps.map(({ first_grad_norms: _, ...step }) => step),
       });
-      context.onInterrupt = () => `The adapter in ${out} is complete; only the answer after training is missing.`;
+      await context.whole(async () => {
+        await saveAdapter(out, lora, { baseModel: open.name, prompt, record });
+        context.kept = `The adapter in ${out} is complete; only the answer after training is missing.`;
+      });
       const after = await answer(open.qwen, question, signal);
       const diagnosis = diagnose({
         losses: result.steps.map(({ loss }) => loss),
@@ -346,11 +345,7 @@ function report({ terminal }: Context, { out, result, sample, before, after, dia
     `Trained ${steps.length} steps, ${tokens} tokens in ${duration(seconds)} (${tokens_per_second.toFixed(0)} a second); loss ${first.toFixed(3)} → ${last.toFixed(3)}`,
   );
   terminal.print(
-    table(
-      ["Question", "Before", "After"],
-      [[sample.input || sample.instruction, before, after]],
-      process.stdout.columns,
-    ),
+    table(["Question", "Before", "After"], [[sample.input || sample.instruction, before, after]], terminal.columns),
   );
   const { green, yellow } = terminal.colors;
   const paint = diagnosis.verdict === "learned" ? green : yellow;
