@@ -10,7 +10,9 @@ export function show(shape: Shape): string {
 
 /** Do two shapes have the same sizes in the same order? */
 export function sameShape(a: Shape, b: Shape): boolean {
-  return a.length === b.length && a.every((n, d) => n === b[d]);
+  if (a.length !== b.length) return false;
+  for (let d = 0; d < a.length; d++) if (a[d] !== b[d]) return false;
+  return true;
 }
 
 /** Number of elements. */
@@ -43,7 +45,9 @@ export function isContiguous(shape: Shape, strides: readonly number[]): boolean 
 
 /** NumPy's broadcasting of two or more shapes. @throws ShapeError where sizes differ and neither is 1. */
 export function broadcastShapes(op: string, ...shapes: Shape[]): number[] {
-  const rank = Math.max(0, ...shapes.map((s) => s.length));
+  const [first = []] = shapes;
+  if (shapes.every((s) => sameShape(s, first))) return [...first];
+  const rank = Math.max(...shapes.map((s) => s.length));
   const out = new Array<number>(rank).fill(1);
   for (const shape of shapes) {
     for (let i = 0; i < shape.length; i++) {

@@ -1,4 +1,4 @@
-import { arange, type Device, defaultDevice, GradientError, isGradEnabled, scope, Tensor } from "@tslm/tensor";
+import { arange, type Device, defaultDevice, GradientError, isGradEnabled, noGrad, scope, Tensor } from "@tslm/tensor";
 import type { ModelConfig } from "../config.ts";
 import { ContextLengthError, type Pass } from "./pass.ts";
 
@@ -16,10 +16,17 @@ export type CacheShape = Pick<
   "maxPositionEmbeddings" | "numHiddenLayers" | "numKeyValueHeads" | "headDim"
 >;
 
-interface Layer {
+/** Keys or values of one layer. */
+interface Rows {
   /** f32 [capacity, kvHeads × size] */
-  k: Tensor;
-  v: Tensor;
+  readonly rows: Tensor;
+  /** The same as attention reads it, [capacity, kvHeads, size]. */
+  readonly heads: Tensor;
+}
+
+interface Layer {
+  k: Rows;
+  v: Rows;
 }
 
 /**
@@ -125,10 +132,9 @@ export class KeyValueCache {
     if (isGradEnabled() && (k.requiresGrad || v.requiresGrad)) {
       throw new GradientError("cache", "no gradient flows through a key/value cache; use it inside noGrad()");
     }
-    const [rows, kvHeads, size] = k.shape;
-    const write = (from: Tensor, to: Tensor): Tensor => {
-      this.device.scatterRows(from.reshape(rows!, kvHeads! * size!), slots, to, "set");
-      return to.reshape(this.#capacity, kvHeads!, size!);
+    const write = (from: Tensor, { rows, heads }: Rows): Tensor => {
+      this.device.scatterRows(from.reshape(from.shape[0]!, rows.shape[1]!), slots, rows, "set");
+      return heads;
     };
     const own = this.#layers[layer]!;
     return [write(k, own.k), write(v, own.v)];
@@ -136,26 +142,32 @@ export class KeyValueCache {
 
   dispose(): void {
     for (const { k, v } of this.#layers) {
-      k.dispose();
-      v.dispose();
+      freeRows(k);
+      freeRows(v);
     }
   }
   [Symbol.dispose](): void {
     this.dispose();
   }
 
-  #rows(capacity: number): Tensor {
+  #rows(capacity: number): Rows {
     const { numKeyValueHeads, headDim } = this.#config;
-    return Tensor.empty([capacity, numKeyValueHeads * headDim], { device: this.device }).keep();
+    const rows = Tensor.empty([capacity, numKeyValueHeads * headDim], { device: this.device }).keep();
+    return { rows, heads: noGrad(() => rows.reshape(capacity, numKeyValueHeads, headDim)).keep() };
   }
 
-  #grown(old: Tensor, capacity: number): Tensor {
+  #grown(old: Rows, capacity: number): Rows {
     const grown = this.#rows(capacity);
     scope(() => {
       const all = arange(this.#capacity, { device: this.device });
-      this.device.scatterRows(old, all, grown, "set");
+      this.device.scatterRows(old.rows, all, grown.rows, "set");
     });
-    old.dispose();
+    freeRows(old);
     return grown;
   }
+}
+
+function freeRows({ rows, heads }: Rows): void {
+  rows.dispose();
+  heads.dispose();
 }

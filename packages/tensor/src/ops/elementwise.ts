@@ -46,7 +46,7 @@ export function elementwise(
         tensors.map((t) => broadcastView(t, out.shape)),
         out,
       );
-      context.save(...savedInputs(program, context).map((i) => tensors[i]));
+      if (context.recorded) context.save(...savedInputs(program, context).map((i) => tensors[i]));
       return out;
     },
     backward: differentiable ? (context, grad, numbers) => gradientsOf(program, context, grad, numbers) : "none",

@@ -121,5 +121,5 @@ export function loraLinear(x: Tensor, parts: LoraParts): Tensor {
     ...{ scaling, bias: bias !== undefined, addend: addend !== undefined },
     dropout: dropout && places && { ...dropout, rows: places },
   };
-  return apply(loraOps.loraLinear, present(x, weight, loraA, loraB, bias, addend), args);
+  return apply(loraOps.loraLinear, present([x, weight, loraA, loraB], bias, addend), args);
 }

@@ -64,10 +64,10 @@ export function inferLinear(op: string, inputs: readonly Tensor[], args: LinearA
     throw new ShapeError(op, `addend ${show(addend.shape)} does not fit a result of ${show(shape)}`);
   }
   checkTypes(op, x, weight);
-  for (const [name, t] of Object.entries({ bias, addend })) {
-    if (t && t.dtype !== x.dtype) {
-      throw new DTypeError(op, `the ${name} must be ${x.dtype} as the input, not ${t.dtype}; use to('${x.dtype}')`);
-    }
+  const wrong = [bias, addend].find((t) => t && t.dtype !== x.dtype);
+  if (wrong) {
+    const name = wrong === bias ? "bias" : "addend";
+    throw new DTypeError(op, `the ${name} must be ${x.dtype} as the input, not ${wrong.dtype}; use to('${x.dtype}')`);
   }
   return { shape, dtype: x.dtype };
 }
@@ -170,7 +170,7 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor, addend?: Tensor): Tensor {
   const args = bias ? (addend ? BOTH : BIAS) : addend ? ADDEND : NEITHER;
-  return apply(matmulOps.linear, bias || addend ? present(x, weight, bias, addend) : [x, weight], args);
+  return apply(matmulOps.linear, present([x, weight], bias, addend), args);
 }
 
 const [NEITHER, BIAS, ADDEND, BOTH]: LinearArgs[] = [
@@ -180,7 +180,8 @@ const [NEITHER, BIAS, ADDEND, BOTH]: LinearArgs[] = [
   { bias: true, addend: true },
 ];
 
-/** The inputs that are given. */
-export function present(...tensors: (Tensor | undefined)[]): Tensor[] {
-  return tensors.filter((t) => t !== undefined);
+/** The tensors that always are there, and those of the optional ones that are given. */
+export function present(always: Tensor[], ...optional: (Tensor | undefined)[]): Tensor[] {
+  for (const t of optional) if (t) always.push(t);
+  return always;
 }

@@ -1,6 +1,6 @@
 import type { AttentionOptions, Device, RandomKey, Segment } from "../devices/device.ts";
 import { DTypeError, ShapeError, TensorError } from "../errors.ts";
-import { show } from "../shape.ts";
+import { sameShape, show } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 import { mul } from "./elementwise.ts";
 import { apply, defineOp } from "./op.ts";
@@ -94,7 +94,7 @@ export const modelOps = {
       const fits =
         q.rank === 3 &&
         k.rank === 3 &&
-        show(k.shape) === show(v.shape) &&
+        sameShape(k.shape, v.shape) &&
         q.shape[2] === k.shape[2] &&
         q.shape[1] % k.shape[1] === 0;
       if (!fits) {
@@ -125,7 +125,7 @@ export const modelOps = {
     name: "dropout",
     infer([x], { rows }) {
       checkFloat("dropout", x);
-      if (x.rank !== 2 || rows.dtype !== "i32" || show(rows.shape) !== show([x.shape[0], 2])) {
+      if (x.rank !== 2 || rows.dtype !== "i32" || !sameShape(rows.shape, [x.shape[0], 2])) {
         throw new ShapeError(
           "dropout",
           `rows ${show(rows.shape)} must be i32 [${x.shape[0]},2] for an input of ${show(x.shape)}`,

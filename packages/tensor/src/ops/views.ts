@@ -1,8 +1,9 @@
 import type { View } from "../devices/device.ts";
-import { broadcastStrides, contiguousStrides, type Shape, sizeOf } from "../shape.ts";
+import { broadcastStrides, contiguousStrides, type Shape, sameShape, sizeOf } from "../shape.ts";
 
 /** The view repeated to `shape`, without copying. The shapes are known to broadcast. */
 export function broadcastView(view: View, shape: Shape): View {
+  if (sameShape(view.shape, shape)) return view;
   return {
     storage: view.storage,
     dtype: view.dtype,
