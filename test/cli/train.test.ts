@@ -266,7 +266,8 @@ describe("train", () => {
       await using disk = await tinyDisk(16);
       const out = join(disk.path, "adapter");
       const { status, stderr } = await train("--data", rows, "--out", out, "--rank", "64", "--epochs", "1");
-      expect(stderr).toContain("the disk is full; free some space or choose another");
+      const problem = "cannot be written: the disk is full; free some space or choose another place";
+      expect(stderr).toContain(`error: ${out}: ${problem}\n`);
       expect(status).toBe(1);
       expect(await readdir(out)).toEqual([]);
     });

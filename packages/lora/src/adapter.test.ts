@@ -269,8 +269,9 @@ describe("saving", () => {
 
   test("on a full disk", async () => {
     await saveAdapter(folder, await adapted());
-    const full = async (): Promise<void> => {
-      throw Object.assign(new Error("ENOSPC: no space left on device"), { code: "ENOSPC" });
+    const full = async (path: string): Promise<void> => {
+      const cause = Object.assign(new Error("ENOSPC: no space left on device"), { code: "ENOSPC" });
+      throw new Error(`cannot write ${path}`, { cause });
     };
     expect(await failure(saveFolder(folder, { [CONFIG_FILE]: "{}", [WEIGHTS_FILE]: full }))).toBe(
       "DIR: cannot be written: the disk is full; free some space or choose another place",

@@ -41,10 +41,16 @@ export async function saveFolder(folder: string, files: Readonly<Record<string, 
       await rename(staging, join(folder, COMMITTED));
     } catch (error) {
       await rm(staging, { recursive: true, force: true }).catch(() => {});
-      throw error;
+      throw systemError(error);
     }
     await finishSave(folder);
   });
+}
+
+/** The system's error below an error that names a file of the staging folder, which means nothing to a user. */
+function systemError(error: unknown): unknown {
+  const { code, cause } = error as NodeJS.ErrnoException;
+  return code === undefined && cause !== undefined ? systemError(cause) : error;
 }
 
 /** Moves the files of a complete but interrupted save to their places; without one, does nothing. */

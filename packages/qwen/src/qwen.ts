@@ -63,7 +63,10 @@ export class Qwen {
 
   static async #loadGguf(path: string, options: LoadModelOptions): Promise<Qwen> {
     if (options.quantize) {
-      throw new ModelFileError(path, `holds weights as they were quantised; load it without ${options.quantize}`);
+      throw new ModelFileError(
+        path,
+        `holds weights that are quantised already; leave out quantize (${options.quantize})`,
+      );
     }
     using file = await openGguf(path);
     const config = ggufModelConfig(file);

@@ -290,6 +290,7 @@ function recordOf(
     loss: options.loss,
     repeat: (options.repeat ?? []).map(({ text, times }: Repetition) => `${text}=${times}`),
     ...(options.initAdapter === undefined ? {} : { "init-adapter": options.initAdapter }),
+    ...(options.quantize === undefined ? {} : { quantize: options.quantize }),
   };
 }
 

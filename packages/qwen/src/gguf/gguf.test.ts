@@ -126,7 +126,7 @@ describe("a GGUF file", () => {
   test("is not quantised again", async () => {
     const path = join(root, "again.gguf");
     await writeTinyGguf(path, model);
-    await expect(Qwen.load(path, { quantize: "q8" })).rejects.toThrow("holds weights as they were quantised");
+    await expect(Qwen.load(path, { quantize: "q8" })).rejects.toThrow("holds weights that are quantised already");
   });
 });
 
