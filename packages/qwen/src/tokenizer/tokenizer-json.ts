@@ -15,6 +15,8 @@ export interface AddedToken {
 export interface TokenizerJson {
   readonly model: { readonly vocab: Readonly<Record<string, number>> };
   readonly added_tokens: readonly AddedToken[];
+  /** The token of each id, added ones too; not in the file. */
+  readonly tokenOf: readonly (string | undefined)[];
 }
 
 /** More ids than any Qwen2 tokenizer has, few enough that tables by id stay small. */
@@ -77,7 +79,7 @@ const schema = z.looseObject(
 
 /**
  * Checks the parsed content of a `tokenizer.json` of the Qwen2 kind (byte-level BPE) so that encoding can neither fail
- * nor drop text: every byte has a token, every merge is made of tokens and makes one, and no id is used twice or lies
+ * nor drop text: every byte has a token, every merge makes one, and no id is used twice or lies
  * beyond the embedding.
  *
  * @param vocabSize rows of the model's embedding; ids from there on are refused
@@ -104,7 +106,8 @@ export function checkTokenizerJson(value: unknown, file: string, vocabSize = MAX
   const { vocab, merges } = json.model;
   const added = new Set(json.added_tokens.map((token) => token.content));
   const tokenOf: string[] = [];
-  for (const [token, given] of Object.entries(vocab)) {
+  for (const token in vocab) {
+    const given = vocab[token];
     const field = () => `model.vocab[${JSON.stringify(token.slice(0, 40))}]`;
     if (token.length === 0 || token.length > MAX_TOKEN_LENGTH) {
       fail(field(), `has ${token.length} characters; 1 to ${MAX_TOKEN_LENGTH} are allowed`);
@@ -126,15 +129,19 @@ export function checkTokenizerJson(value: unknown, file: string, vocabSize = MAX
 
   for (let i = 0; i < merges.length; i++) {
     const merge = merges[i];
+    // A part that is no token is never seen: what encoding meets are single bytes and what merges make.
+    if (typeof merge === "string") {
+      const space = merge.indexOf(" ");
+      const whole = merge.slice(0, space) + merge.slice(space + 1);
+      if (space > 0 && space < merge.length - 1 && Object.hasOwn(vocab, whole)) continue;
+    }
     const parts = typeof merge === "string" ? merge.split(" ") : merge;
     if (!Array.isArray(parts) || parts.length !== 2 || typeof parts[0] !== "string" || typeof parts[1] !== "string") {
       fail(`model.merges[${i}]`, `must be two tokens, but is ${JSON.stringify(merge)?.slice(0, 60)}`);
     }
-    const [left, right] = parts as [string, string];
-    for (const token of [left, right, left + right]) {
-      if (!Object.hasOwn(vocab, token)) {
-        fail(`model.merges[${i}]`, `${JSON.stringify(token.slice(0, 40))} is not in the vocabulary`);
-      }
+    const whole = (parts as string[]).join("");
+    if (!Object.hasOwn(vocab, whole)) {
+      fail(`model.merges[${i}]`, `${JSON.stringify(whole.slice(0, 40))} is not in the vocabulary`);
     }
   }
 
@@ -152,7 +159,7 @@ export function checkTokenizerJson(value: unknown, file: string, vocabSize = MAX
   });
 
   checkPatterns(json.pre_tokenizer, "pre_tokenizer", fail);
-  return json;
+  return { ...json, tokenOf };
 }
 
 /** A pattern is compiled and run on users' text; one of unreasonable length is not a tokenizer's. */
