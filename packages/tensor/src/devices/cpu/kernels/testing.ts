@@ -39,7 +39,7 @@ export interface Memory {
   readonly i32: Int32Array;
 }
 
-const PAGE = 4096;
+const PAGE = native?.pageBytes ?? 4096;
 
 function memory(buffer: ArrayBuffer | SharedArrayBuffer, offset: number, bytes: number, address: number): Memory {
   return {

@@ -117,6 +117,9 @@ function createHost(): NativeHost | undefined {
       return address;
     },
 
+    // Also on Apple silicon, where MAP_JIT with pthread_jit_write_protect_np cannot be used from here: the switch takes the
+    // right to execute from all such memory of the thread, JavaScript's own compiled code included. Plain pages may become
+    // executable there because Bun is signed with allow-unsigned-executable-memory; a refusal means WebAssembly.
     makeExecutable(address, bytes) {
       if (!flush || libc.mprotect(address, pages(bytes), PROT_READ_EXEC) !== 0) return false;
       flush(address, address + bytes);

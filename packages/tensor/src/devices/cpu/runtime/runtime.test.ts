@@ -147,7 +147,7 @@ describe.skipIf(!native || process.platform !== "linux")("native memory (Bun on 
     const address = code.add("ret", new Uint8Array([0xc3]));
     expect(permissions(address)).toBe("r-xp");
     expect(permissions(address - 1)).toBe("---p");
-    expect(permissions(address + 4096)).toBe("---p");
+    expect(permissions(address + native!.pageBytes)).toBe("---p");
     code.dispose();
     expect(permissions(address)).not.toBe("r-xp");
     expect(() => code.add("none", new Uint8Array(0))).toThrow("has no code");
