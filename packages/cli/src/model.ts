@@ -28,6 +28,12 @@ export interface LocatedModel {
   readonly source: "folder" | "gguf" | "modelscope" | "huggingface" | "demo";
 }
 
+/**
+ * How long each hub may take to answer for the first time, where there is something else to go on with: a newcomer
+ * without a network is not to wait for minutes.
+ */
+const REACH_MS = 4000;
+
 /** Failures of a hub that are no reason to take another model: the user must act on them. */
 const ACT_ON = new Set(["invalid", "disk-full", "storage"]);
 
@@ -44,12 +50,13 @@ export async function locateModel(context: Context, name: string | undefined): P
   try {
     const wanted = name ?? DEFAULT_MODEL;
     const onProgress = downloadProgress(terminal, progress);
-    const { dir, source } = await resolveModel(wanted, { signal, onProgress });
+    const http = name === undefined ? { reachTimeout: REACH_MS } : {};
+    const { dir, source } = await resolveModel(wanted, { signal, onProgress, http });
     return { dir, source, name: source === "folder" || source === "gguf" ? dir : wanted };
   } catch (error) {
     progress.stop();
     if (name !== undefined || !(error instanceof HubError) || ACT_ON.has(error.code)) throw error;
-    terminal.warn(`${DEFAULT_MODEL} is not on this computer and could not be downloaded: ${error.message}`);
+    terminal.warn(`the default model is not on this computer, and ${error.message}`);
     const demo = locateDemo();
     terminal.warn(
       "using the small bundled demo model instead: it runs the same code, but knows only what the demo needs. " +
@@ -73,6 +80,7 @@ export function downloadProgress(terminal: Terminal, progress: Progress): (state
   let isWaiting = false;
   const started = new Map<string, number>();
   return ({ model, source, phase, bytes: done, totalBytes, files, totalFiles, retry }) => {
+    if (phase === "listing") terminal.say(`Looking for ${model} at ${source}.`);
     if (phase === "waiting" && !isWaiting) {
       isWaiting = true;
       terminal.say(`Another process is downloading ${model}; waiting for it.`);

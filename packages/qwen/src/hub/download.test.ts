@@ -115,6 +115,14 @@ describe.each(HUB_SOURCES)("%s", (source) => {
     },
   );
 
+  test("a hub that gives no useful answer in time is given up, whatever the attempts left", async () => {
+    hub.listFaults.push(...Array(100).fill({ status: 503 }));
+    const patient = { ...http, retries: 100, maxRetryDelay: 1000, reachTimeout: 300 };
+    const says = await failure(download(source, { http: patient }), "unavailable");
+    expect(says).toContain("cannot be reached: status 503");
+    expect(says).toContain("check the network");
+  });
+
   test("failures in a row end it; the next run continues where it broke off", async () => {
     hub.fault(WEIGHTS, "truncate", "truncate", "truncate", "truncate");
     const says = await failure(download(source), "unavailable");

@@ -115,11 +115,13 @@ export async function downloadModel(options: DownloadOptions): Promise<Downloade
     }
   }
   if (failures.length === 1) throw failures[0]!;
-  throw new HubError(
-    failures[0]!.code,
-    `${options.model} can be had from neither hub. ${failures.map((error) => `${error.message}.`).join(" ")}`,
-    { cause: new AggregateError(failures) },
-  );
+  const [first, second] = failures as [HubError, HubError];
+  const isSame = first.advice === second.advice;
+  const problems = [isSame ? first.problem : first.message, second.problem].join("; ");
+  throw new HubError(first.code, `${options.model} can be had from neither hub: ${problems}`, {
+    advice: second.advice,
+    cause: new AggregateError(failures),
+  });
 }
 
 function resolveEndpoint(source: HubSource, given: string | undefined, env: Env): string {

@@ -26,10 +26,17 @@ export type HubErrorCode =
 export class HubError extends Error {
   override readonly name = "HubError";
   readonly code: HubErrorCode;
+  /** The message without what to do. */
+  readonly problem: string;
+  readonly advice: string | undefined;
 
-  constructor(code: HubErrorCode, message: string, options: { cause?: unknown } = {}) {
-    super(message, options);
+  /** @param advice what to do, where `problem` does not say it already */
+  constructor(code: HubErrorCode, problem: string, options: { advice?: string; cause?: unknown } = {}) {
+    const { advice, cause } = options;
+    super(advice === undefined ? problem : `${problem}; ${advice}`, { cause });
     this.code = code;
+    this.problem = problem;
+    this.advice = advice;
   }
 }
 

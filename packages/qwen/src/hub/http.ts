@@ -4,6 +4,11 @@ import { formatBytes, HubError } from "./errors.ts";
 export interface HttpOptions {
   /** From sending a request to the answer's headers. Default 15,000. */
   connectTimeout?: number;
+  /**
+   * For all attempts together until the hub has answered usefully once: where that takes longer, something else is to be
+   * done instead. Default: no such limit.
+   */
+  reachTimeout?: number;
   /** Without a byte arriving. Default 30,000. */
   idleTimeout?: number;
   /** Failures in a row before giving up; a megabyte received starts the count anew. Default 6. */
@@ -70,10 +75,14 @@ export class HttpClient {
   readonly #credentials: Credentials | undefined;
   /** The hub has answered once, so a failing connection is more than a missing network. */
   #reached = false;
+  /** The hub has answered once with something else than that it cannot answer now. */
+  #works = false;
+  readonly #began = performance.now();
 
   constructor(options: HttpOptions, signal?: AbortSignal, credentials?: Credentials) {
     this.#options = {
       connectTimeout: options.connectTimeout ?? 15_000,
+      reachTimeout: options.reachTimeout ?? Number.POSITIVE_INFINITY,
       idleTimeout: options.idleTimeout ?? 30_000,
       retries: options.retries ?? 6,
       retryDelay: options.retryDelay ?? 500,
@@ -97,7 +106,8 @@ export class HttpClient {
 
     let timer: ReturnType<typeof setTimeout> | undefined;
     const guard = async <T>(limit: number, what: string, run: () => Promise<T>): Promise<T> => {
-      timer = setTimeout(() => controller.abort(new TransientError(`${what} for ${limit / 1000} s`)), limit);
+      const giveUp = () => controller.abort(new TransientError(`${what} for ${Math.ceil(limit / 1000)} s`));
+      timer = setTimeout(giveUp, limit);
       try {
         return await run();
       } catch (error) {
@@ -116,7 +126,8 @@ export class HttpClient {
     try {
       let current = new URL(url);
       for (let hop = 0; hop <= MAX_REDIRECTS; hop++) {
-        const response = await guard(this.#options.connectTimeout, "no answer", () =>
+        const limit = Math.min(this.#options.connectTimeout, Math.max(1, this.#timeToReach()));
+        const response = await guard(limit, "no answer", () =>
           fetch(current, {
             headers: {
               "user-agent": USER_AGENT,
@@ -129,6 +140,7 @@ export class HttpClient {
           }),
         );
         this.#reached = true;
+        this.#works ||= response.status < 500 && response.status !== 429;
         const location = response.headers.get("location");
         if (response.status >= 300 && response.status < 400 && location !== null) {
           await response.body?.cancel();
@@ -219,30 +231,36 @@ export class HttpClient {
         // Without a network, waiting through all attempts would only delay the news.
         const allowed = error.unreachable && !this.#reached ? Math.min(retries, 1) : retries;
         const tooLong = error.retryAfter !== undefined && error.retryAfter > maxRetryAfter;
-        if (failures > allowed || tooLong) throw givenUp(what, error, failures);
         const backoff = Math.min(maxRetryDelay, retryDelay * 2 ** (failures - 1)) * (0.75 + Math.random() / 2);
         const delay = error.retryAfter ?? backoff;
+        if (failures > allowed || tooLong || delay >= this.#timeToReach()) {
+          throw givenUp(what, error, failures, this.#works);
+        }
         onRetry?.(error.message, delay);
         await sleep(delay, this.signal);
       }
     }
   }
+
+  /** Milliseconds that are left to reach the hub. */
+  #timeToReach(): number {
+    return this.#works ? Number.POSITIVE_INFINITY : this.#options.reachTimeout - (performance.now() - this.#began);
+  }
 }
 
-function givenUp(what: string, error: TransientError, failures: number): HubError {
+function givenUp(what: string, error: TransientError, failures: number, works: boolean): HubError {
   if (error.rateLimited) {
     const wait = error.retryAfter === undefined ? "a while" : `${Math.ceil(error.retryAfter / 1000)} s`;
     return new HubError("rate-limited", `${what} answers too many requests (429); run it again in ${wait}`, {
       cause: error,
     });
   }
-  const advice = error.unreachable
-    ? "check the network, or use the other source or an --endpoint that can be reached"
-    : "run it again later: what has arrived is kept";
+  const advice =
+    error.unreachable || !works
+      ? "check the network, or use another source or --endpoint that can be reached"
+      : "run it again later: what has arrived is kept";
   const times = failures === 1 ? "" : ` (tried ${failures} times)`;
-  return new HubError("unavailable", `${what} cannot be reached: ${error.message}${times}; ${advice}`, {
-    cause: error,
-  });
+  return new HubError("unavailable", `${what} cannot be reached: ${error.message}${times}`, { advice, cause: error });
 }
 
 /** The error for a status that is no success: transient if the server may recover, else what `describe` says. */
@@ -276,14 +294,15 @@ function redirectTarget(from: URL, location: string): URL {
   );
 }
 
-const NO_CONNECTION = new Set([
-  "ECONNREFUSED",
-  "ENOTFOUND",
-  "EAI_AGAIN",
-  "ENETUNREACH",
-  "EHOSTUNREACH",
-  "ConnectionRefused",
-]);
+/** Codes of failures to connect at all, and what they mean. */
+const NO_CONNECTION: Readonly<Record<string, string>> = {
+  ECONNREFUSED: "the connection was refused",
+  ConnectionRefused: "the connection was refused",
+  ENOTFOUND: "its address could not be found",
+  EAI_AGAIN: "its address could not be found",
+  ENETUNREACH: "there is no way to its network",
+  EHOSTUNREACH: "there is no way to it",
+};
 
 function asTransient(error: unknown): unknown {
   if (error instanceof HubError || error instanceof TransientError) return error;
@@ -293,7 +312,8 @@ function asTransient(error: unknown): unknown {
       cause: error,
     });
   }
-  return new TransientError(message, { cause: error, unreachable: NO_CONNECTION.has(code) });
+  const noConnection = NO_CONNECTION[code];
+  return new TransientError(noConnection ?? message, { cause: error, unreachable: noConnection !== undefined });
 }
 
 /** The part of a URL that names the server, for messages. */
