@@ -30,6 +30,21 @@ test.skipIf(!haveArm64As)("whole kernels equal GNU as", () => {
   }
 });
 
+test("what the caller keeps is saved where it is used, and the platform's registers are left alone", () => {
+  for (const kernel of kernels) {
+    const { listing } = emitArm64(buildKernel(kernel, NEON), { listing: true });
+    const code = listing.filter((line) => /^[a-z]/.test(line) && !line.includes("sp"));
+    const used = (names: string) => code.some((line) => new RegExp(`\\b(${names})\\b`).test(line));
+    const around = (register: string) =>
+      listing.filter((line) => line.includes(` ${register}, [sp`)).map((line) => line.slice(0, 3));
+    expect(used("[xw](18|29|30)")).toBe(false);
+    for (let i = 19; i <= 28; i++) if (used(`[xw]${i}`)) expect(around(`x${i}`)).toContain("str");
+    for (let i = 8; i <= 15; i++) {
+      expect([kernel.name, i, around(`d${i}`)]).toEqual([kernel.name, i, used(`[vqdsh]${i}`) ? ["str", "ldr"] : []]);
+    }
+  }
+});
+
 const args = { x: "f32*", y: "f32*", n: "index" } as const;
 
 /** The listing of a kernel, comments and labels left out. */

@@ -110,11 +110,19 @@ export abstract class RegisterEmitter {
     this.vectorScratch = 0;
   }
 
+  /** The register that brings an instruction's `i`th value from the stack. */
+  protected scratch(registers: readonly number[], i: number): number {
+    if (i < SCRATCH) return registers.at(-1 - i)!;
+    throw new RegisterPressureError(
+      `kernel ${this.code.name}: an instruction has more than ${SCRATCH} values on the stack`,
+    );
+  }
+
   /** The general register that holds a value, loaded from the stack if it lives there. */
   protected g(reg: Reg): number {
     const place = this.general.places.get(reg);
     if (place !== undefined) return place;
-    const scratch = this.registers.general.at(-1 - this.generalScratch++)!;
+    const scratch = this.scratch(this.registers.general, this.generalScratch++);
     this.loadGeneral(scratch, reg);
     return scratch;
   }
@@ -123,7 +131,7 @@ export abstract class RegisterEmitter {
   protected v(operand: Operand): number {
     const place = this.vector.places.get(operand as Reg);
     if (place !== undefined) return place;
-    const scratch = this.registers.vectors.at(-1 - this.vectorScratch++)!;
+    const scratch = this.scratch(this.registers.vectors, this.vectorScratch++);
     this.loadVector(scratch, operand as Reg);
     return scratch;
   }
