@@ -207,12 +207,14 @@ describe("serve ends", () => {
   test("a port that is in use, a model or an adapter that is not there: one sentence, status 1", async () => {
     const { url } = await serve();
     const busy = await run("--port", new URL(url).port);
-    expect(busy.stderr).toMatch(/^error: .*port.* in use/i);
-    expect(busy.stderr).toContain("--port");
+    const { port } = new URL(url);
+    expect(busy.stderr).toStartWith(`error: port ${port} at 127.0.0.1 is in use; choose another with --port`);
     expect(busy.status).toBe(1);
     const host = await run("--port", "0", "--host", "203.0.113.7");
-    expect(host.stderr).toContain("--host");
+    expect(host.stderr).toContain("error: cannot listen at 203.0.113.7; choose an address of this machine with --host");
     expect(host.status).toBe(1);
+    const name = await run("--port", "0", "--host", "no.such.host.invalid");
+    expect(name.stderr).toContain("error: cannot listen at no.such.host.invalid; choose");
     const none = await run("--adapter", home.path);
     expect(none.stderr).toContain("adapter_config.json: there is no such file");
     expect(none.status).toBe(1);

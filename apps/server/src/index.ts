@@ -6,4 +6,4 @@ export { type ChatAdapter, ModelChatter } from "./engine/model-chatter.ts";
 export type { EngineOptions } from "./engine/protocol.ts";
 export { ApiError, type ErrorType } from "./errors.ts";
 export { createLogger, LOG_LEVELS, type LogLevel } from "./log.ts";
-export { type RunningServer, type ServeOptions, serve } from "./serve.ts";
+export { ListenError, type RunningServer, type ServeOptions, serve } from "./serve.ts";

@@ -18,17 +18,15 @@ export interface RunningServer {
 /** How long the last answers may take to be sent when the server stops. */
 const FLUSH_MS = 2000;
 
-/** Listens over HTTP. @throws the system's error, such as EADDRINUSE */
-export function serve({ app, port, host }: ServeOptions): RunningServer {
-  const server = Bun.serve({
-    port,
-    hostname: host,
-    fetch: (request) => app.fetch(request),
-    // An answer may take minutes before its first byte; the queue bounds how many wait.
-    idleTimeout: 0,
-    // The app has its own, lower limit and answers in words; Bun's would answer with nothing.
-    maxRequestBodySize: Number.MAX_SAFE_INTEGER,
-  });
+/** The server cannot listen where it should. */
+export class ListenError extends Error {
+  override readonly name = "ListenError";
+}
+
+/** Listens over HTTP. @throws ListenError when the port is in use, or the address is not this machine's */
+export function serve(options: ServeOptions): RunningServer {
+  const { app, host } = options;
+  const server = listen(options);
   const shownHost = host.includes(":") ? `[${host}]` : host;
   return {
     url: `http://${shownHost}:${server.port}`,
@@ -40,4 +38,32 @@ export function serve({ app, port, host }: ServeOptions): RunningServer {
       await server.stop(true);
     },
   };
+}
+
+function listen({ app, port, host }: ServeOptions): Bun.Server<undefined> {
+  try {
+    return Bun.serve({
+      port,
+      hostname: host,
+      fetch: (request) => app.fetch(request),
+      // An answer may take minutes before its first byte; the queue bounds how many wait.
+      idleTimeout: 0,
+      // The app has its own, lower limit and answers in words; Bun's would answer with nothing.
+      maxRequestBodySize: Number.MAX_SAFE_INTEGER,
+    });
+  } catch (cause) {
+    throw new ListenError(describe((cause as NodeJS.ErrnoException).code, host, port), { cause });
+  }
+}
+
+function describe(code: string | undefined, host: string, port: number): string {
+  switch (code) {
+    case "EADDRINUSE":
+      return `port ${port} at ${host} is in use; choose another with --port, or end the program that uses it`;
+    case "EACCES":
+      return `port ${port} may not be used by this user; choose one from 1024 on with --port`;
+    default:
+      // For a name that it cannot resolve, Bun gives whatever error came before.
+      return `cannot listen at ${host}; choose an address of this machine with --host, such as 127.0.0.1 or 0.0.0.0`;
+  }
 }

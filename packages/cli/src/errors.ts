@@ -38,8 +38,6 @@ const SYSTEM: Record<string, string> = {
   ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
   EMFILE: "too many files are open; close some or raise the limit",
   ENOMEM: "there is not enough memory; close other programs or choose a smaller model",
-  EADDRINUSE: "the port is in use; choose another with --port",
-  EADDRNOTAVAIL: "this machine does not have that address; choose another with --host",
 };
 
 /** What an error means, in one sentence for a person. */

@@ -76,8 +76,10 @@ export function baseCommand(
   description: string,
   examples: readonly [string, string][],
 ) {
-  const width = Math.max(...examples.map(([call]) => call.length));
-  const shown = examples.map(([call, meaning]) => `  ${call.padEnd(width)}  ${meaning}`).join("\n");
+  // A Chinese character takes two columns.
+  const width = Math.max(...examples.map(([call]) => Bun.stringWidth(call)));
+  const fill = (call: string) => " ".repeat(width - Bun.stringWidth(call));
+  const shown = examples.map(([call, meaning]) => `  ${call}${fill(call)}  ${meaning}`).join("\n");
   return new Command(`bun run ${name}`)
     .description(description)
     .option("--json", "print the result as JSON on stdout, and everything for people on stderr")
@@ -114,7 +116,11 @@ export function modelCommand(
         notEmpty,
       ),
     )
-    .addOption(new Option("--device <name>", "what computes").choices(DEVICES).default("auto" as const))
+    .addOption(
+      new Option("--device <name>", "what computes: auto takes the fastest; reference is plain and slow")
+        .choices(DEVICES)
+        .default("auto" as const),
+    )
     .addOption(option("--threads <n>", "threads of the device (default: all cores)", integer(1, 1024)))
     .addOption(
       new Option(
@@ -122,7 +128,13 @@ export function modelCommand(
         "round the weights to 8 or to about 5 bits: less memory and faster answers, a little less sure of its words",
       ).choices(QUANTIZATIONS),
     )
-    .addOption(option("--seed <n>", "for everything that is drawn at random", integer(0)).default(0));
+    .addOption(
+      option(
+        "--seed <n>",
+        "starts everything that is drawn at random: the same seed gives the same result",
+        integer(0),
+      ).default(0),
+    );
 }
 
 /** The values of `modelCommand`'s options. */

@@ -68,7 +68,7 @@ describe("errors", () => {
     Object.assign(new Error(`${code}: what the system says`), { code, path });
   test("the system's become sentences", () => {
     expect(explain(system("ENOSPC", "/x/y"))).toBe("/x/y: the disk is full; free some space or choose another place");
-    expect(explain(system("EADDRINUSE"))).toBe("the port is in use; choose another with --port");
+    expect(explain(system("EROFS"))).toBe("the file system is read-only; choose another place");
     expect(explain(system("EWEIRD"))).toBe("EWEIRD: what the system says");
   });
   test("a typed error is a sentence already; a mistake of the program is called one; nothing spans lines", () => {

@@ -1,4 +1,4 @@
-import { type Lora, type PromptFormat, promptOf } from "@tslm/lora";
+import { type Lora, type PromptFormat, promptOf, withSystem } from "@tslm/lora";
 import { ChatTemplateError, type Qwen, type Tokenizer } from "@tslm/qwen";
 import type { ChatEvent, ChatRequest, Chatter, Message, Prompt } from "../chat.ts";
 import { ApiError } from "../errors.ts";
@@ -107,10 +107,12 @@ function encodeChat(tokenizer: Tokenizer, messages: readonly Message[]): number[
 }
 
 /**
- * The conversation as the training put single questions, one after another, each with its answer and the end token. A
- * system message takes the place of the instruction.
+ * The conversation as the training put it: conversations through the chat template, with the training's system text; single
+ * questions one after another, each with its answer and the end token, where a system message takes the place of the
+ * instruction.
  */
 function encodeAsTrained(tokenizer: Tokenizer, format: PromptFormat, messages: readonly Message[]): number[] {
+  if (format.format === 2) return encodeChat(tokenizer, withSystem(messages, format));
   const parts: Part[] = [];
   let instruction: string | undefined;
   for (const { role, content } of messages) {

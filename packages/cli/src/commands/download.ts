@@ -7,11 +7,16 @@ import type { Context } from "../run.ts";
 
 /** `download`: brings a model onto this computer. */
 export function download(context: Context) {
-  return baseCommand(context, "download", "Download a model; a second run finds it and touches no network.", [
-    ["bun run download", `${DEFAULT_MODEL}, about 1 GB`],
-    ["bun run download Qwen/Qwen2.5-Coder-0.5B-Instruct", "another model"],
-    ["bun run download --source huggingface", "from Hugging Face alone"],
-  ])
+  return baseCommand(
+    context,
+    "download",
+    "Download a model; a second run finds it and touches no network. For a private or gated model, set MODELSCOPE_API_TOKEN or HF_TOKEN.",
+    [
+      ["bun run download", `${DEFAULT_MODEL}, about 1 GB`],
+      ["bun run download Qwen/Qwen2.5-Coder-0.5B-Instruct", "another model"],
+      ["bun run download --source huggingface", "from Hugging Face alone"],
+    ],
+  )
     .argument("[model]", "the model's name", DEFAULT_MODEL)
     .addOption(
       new Option("--source <name>", "where from (default: modelscope, and if that fails huggingface)").choices(

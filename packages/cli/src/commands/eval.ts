@@ -1,5 +1,5 @@
 import { DataError, readJsonRows } from "@tslm/data";
-import { type PromptFormat, promptFormat, promptOf, sequenceOf, trainingSequence } from "@tslm/lora";
+import { type PromptFormat, promptFormat, putQuestion } from "@tslm/lora";
 import { perplexity, type Qwen, type Score } from "@tslm/qwen";
 import { z } from "zod";
 import { endTokenOf, openModelWithAdapters } from "../adapter.ts";
@@ -34,7 +34,11 @@ export function evaluate(context: Context) {
   )
     .argument("<file>", 'JSONL or a JSON list of {"text"}, {"messages"} or {"instruction", "input", "output"}')
     .addOption(option("--adapter <dir>", "folder of a LoRA adapter in PEFT's format", notEmpty))
-    .addOption(option("--generate <n>", "tokens of greedy continuation", integer(0, 1_000_000)).default(0))
+    .addOption(
+      option("--generate <n>", "continue each text greedily by at most so many tokens", integer(0, 1_000_000)).default(
+        0,
+      ),
+    )
     .action(async (file, options) => {
       const { terminal, signal } = context;
       context.kept = "The cases so far were printed.";
@@ -100,11 +104,11 @@ function encodeCase(one: Case, { tokenizer }: Qwen, format: PromptFormat): { pro
     return encoded(tokenizer.renderChat(one.messages, { addGenerationPrompt }));
   }
   const { output } = one;
-  if (output === undefined) return encoded(promptOf(one, format));
-  const example = { ...one, output };
-  const ends = { encode: (text: string) => tokenizer.encode(text), endTokenId: endTokenOf(tokenizer, format) };
-  const { tokens } = trainingSequence(example, { prompt: format, ...ends, maxLength: Number.POSITIVE_INFINITY });
-  return { prompt: sequenceOf(example, format) + format.end_token, ids: tokens };
+  const put = putQuestion(one, format, tokenizer);
+  if (output === undefined) return { prompt: put.text, ids: put.ids };
+  const endTokenId = endTokenOf(tokenizer, format);
+  const answer = format.format === 1 ? output + format.template.split("{}")[3] : output;
+  return { prompt: put.text + answer + format.end_token, ids: [...put.ids, ...tokenizer.encode(answer), endTokenId] };
 }
 
 function describe(number: number, prompt: string, score: Score, continuation: string): string {

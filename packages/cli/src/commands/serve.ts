@@ -44,9 +44,13 @@ export function serve(context: Context) {
     )
     .addOption(option("--queue <n>", "requests that may wait while one is answered", integer(0, 10_000)).default(16))
     .addOption(
-      option("--api-key <key>", "wanted of every chat as Authorization: Bearer KEY", notEmpty).env("TSLM_API_KEY"),
+      option("--api-key <key>", "chats must send this key, as the header Authorization: Bearer KEY", notEmpty).env(
+        "TSLM_API_KEY",
+      ),
     )
-    .addOption(new Option("--log-level <level>", "of the log on stderr").choices(LOG_LEVELS).default("info" as const))
+    .addOption(
+      new Option("--log-level <level>", "how much is logged on stderr").choices(LOG_LEVELS).default("info" as const),
+    )
     .action(async (options) => {
       const { terminal, signal } = context;
       context.kept = "The server has ended.";
