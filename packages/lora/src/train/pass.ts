@@ -18,6 +18,10 @@ export interface TrainingPass {
 export interface TrainableModel {
   /** Σ scale·(−log p(target)) over the pass's rows: a scalar that gradients flow from. */
   loss(pass: TrainingPass): Tensor;
+  /** Keep only what is needed to compute a layer again for its gradient: less memory, one more forward pass. */
+  recompute?: boolean;
+  /** Bytes that a pass over so many rows needs besides the weights, with or without `recompute`. */
+  activationBytes?(rows: number, recompute: boolean): number;
 }
 
 /** One sequence to train on. */

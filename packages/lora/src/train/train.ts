@@ -2,6 +2,7 @@ import { AdamW, cat, clipGradNorm, noGrad, schedule, scope, Tensor } from "@tslm
 import { DivergenceError, OptionError } from "../errors.ts";
 import { type Lora, l2Norms } from "../lora.ts";
 import { keySeed } from "../random.ts";
+import { availableMemory, largestPass, needsRecompute } from "./memory.ts";
 import { checkTrainOptions, type TrainOptions } from "./options.ts";
 import { epochOrder } from "./order.ts";
 import { type PlacedPass, packPasses, predictedTokens, type TrainableModel, type TrainingSequence } from "./pass.ts";
@@ -31,6 +32,8 @@ export interface TrainResult {
   tokens: number;
   seconds: number;
   tokens_per_second: number;
+  /** Layers were computed again for their gradients, because memory would not have held all of a pass. */
+  recomputed: boolean;
 }
 
 /** A run to do. */
@@ -41,6 +44,8 @@ export interface TrainRun {
   /** In file order. */
   sequences: readonly TrainingSequence[];
   options?: TrainOptions;
+  /** Bytes that the run may use; what the system has available unless given. See {@link needsRecompute}. */
+  availableMemory?: number;
   /** Stops the run between two passes. */
   signal?: AbortSignal;
   /** Called after every step; a promise is waited for. */
@@ -62,7 +67,8 @@ export function totalSteps(sequences: number, options: TrainOptions = {}): numbe
  * no number: the adapter is then as it was before that step; the signal's reason when it aborts. The caller saves, so
  * none of these leaves a file.
  */
-export async function train({ model, lora, sequences, options, signal, onStep }: TrainRun): Promise<TrainResult> {
+export async function train(run: TrainRun): Promise<TrainResult> {
+  const { model, lora, sequences, options, signal, onStep } = run;
   const settings = checkTrainOptions(options);
   checkRun(lora, sequences);
   const perStep = settings.batch * settings.gradAccum;
@@ -73,6 +79,10 @@ export async function train({ model, lora, sequences, options, signal, onStep }:
   const optimizer = new AdamW(params, { betas, eps, weightDecay });
   const steps: StepResult[] = [];
   const begun = performance.now();
+  const before = model.recompute;
+  const largest = largestPass(sequences, perStep, settings.tokensPerPass);
+  const recomputed = before === true || needsRecompute(model, largest, run.availableMemory ?? availableMemory());
+  if (recomputed) model.recompute = true;
 
   Object.assign(lora.dropout, { training: true, seed: keySeed(settings.seed, "dropout") });
   try {
@@ -111,12 +121,13 @@ export async function train({ model, lora, sequences, options, signal, onStep }:
     await params[0].device.synchronize();
   } finally {
     lora.dropout.training = false;
+    if (recomputed) model.recompute = before;
     optimizer.zeroGrad();
     optimizer.dispose();
   }
   const tokens = steps.reduce((n, s) => n + s.tokens, 0);
   const seconds = (performance.now() - begun) / 1000;
-  return { steps, tokens, seconds, tokens_per_second: tokens / seconds };
+  return { steps, tokens, seconds, tokens_per_second: tokens / seconds, recomputed };
 }
 
 function checkRun(lora: Lora, sequences: readonly TrainingSequence[]): void {

@@ -16,6 +16,7 @@ import {
   type TensorOptions,
 } from "@tslm/tensor";
 import type { ModelConfig } from "../config.ts";
+import { activationBytes } from "./activations.ts";
 import { below, DecoderLayer, type LayerPass, type ParameterSource } from "./layers.ts";
 import { parameterShapes } from "./parameters.ts";
 import { checkPass, type LanguageModel, type Pass } from "./pass.ts";
@@ -106,6 +107,14 @@ export class QwenModel extends Module implements LanguageModel {
         return full(shape, name.endsWith(".bias") ? 0 : 1, options);
       });
     });
+  }
+
+  /**
+   * Memory that a training pass over `rows` rows needs besides the weights, in bytes, about, with the layers as they are
+   * now (adapted or not) and with or without {@link recompute}.
+   */
+  activationBytes(rows: number, recompute = this.recompute): number {
+    return activationBytes(this.model.layers, this.config, rows, recompute);
   }
 
   get device(): Device {

@@ -1,0 +1,42 @@
+import { Linear } from "@tslm/tensor";
+import type { ModelConfig } from "../config.ts";
+import type { DecoderLayer, Projection } from "./layers.ts";
+
+const F32 = 4;
+
+/** f32 numbers that a layer keeps of a row for the backward pass, besides its input. */
+function keptByLayer({ self_attn, mlp }: DecoderLayer, config: ModelConfig): number {
+  const { hiddenSize, intermediateSize, numAttentionHeads, numKeyValueHeads, headDim } = config;
+  const heads = numAttentionHeads * headDim;
+  // A frozen linear layer keeps nothing; one that trains, or carries an adapter, keeps its input.
+  const inputOf = (projection: Projection, size: number): number =>
+    projection instanceof Linear && !projection.weight.requiresGrad ? 0 : size;
+  const inputs =
+    [self_attn.q_proj, self_attn.k_proj, self_attn.v_proj].reduce((n, p) => n + inputOf(p, hiddenSize), 0) +
+    inputOf(self_attn.o_proj, heads) +
+    inputOf(mlp.gate_proj, hiddenSize) +
+    inputOf(mlp.up_proj, hiddenSize) +
+    inputOf(mlp.down_proj, intermediateSize);
+  const attention = 2 * heads + 2 * numKeyValueHeads * headDim + numAttentionHeads;
+  // Input of the second norm, both norms' factors, and gate and up for the activation's gradient.
+  return inputs + attention + hiddenSize + 2 + 2 * intermediateSize;
+}
+
+/**
+ * Memory of a pass forward and backward over `rows` rows, in bytes, about: what the layers keep for the gradient and the
+ * temporaries of one layer. Weights, adapter and optimiser are not in it.
+ *
+ * @param recompute as if only the layers' inputs were kept
+ */
+export function activationBytes(
+  layers: readonly DecoderLayer[],
+  config: ModelConfig,
+  rows: number,
+  recompute: boolean,
+): number {
+  const { hiddenSize, intermediateSize } = config;
+  const kept = layers.map((layer) => keptByLayer(layer, config));
+  const inside = recompute ? Math.max(0, ...kept) : kept.reduce((sum, n) => sum + n, 0);
+  const temporaries = 3 * intermediateSize + 4 * hiddenSize;
+  return F32 * rows * (layers.length * hiddenSize + inside + temporaries);
+}
