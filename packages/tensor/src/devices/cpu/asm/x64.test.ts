@@ -98,6 +98,23 @@ test.skipIf(!haveAs)("every EVEX instruction equals GNU as", () => {
   });
 });
 
+test.skipIf(!haveAs)("the instructions on tiles equal GNU as", () => {
+  const strided = (): Memory => {
+    const memory = randomMemory();
+    return { ...memory, index: memory.index ?? 9, scale: 1 };
+  };
+  // Three different tiles: the same one twice is an invalid instruction.
+  const forms: ((asm: Assembler) => void)[] = [
+    (asm) => asm.loadTileConfiguration(randomMemory()),
+    (asm) => asm.releaseTiles(),
+    (asm) => asm.zeroTile(random(8)),
+    (asm) => asm.loadTile(random(8), strided()),
+    (asm) => asm.storeTile(strided(), random(8)),
+    (asm) => asm.multiplyTiles(random(3), 3 + random(2), 5 + random(3)),
+  ];
+  compare(forms.length * 40, (asm, i) => forms[i % forms.length](asm));
+});
+
 test.skipIf(!haveAs)("the instructions on masks equal GNU as", () => {
   compare(200, (asm, i) => {
     if (i % 4 === 0) asm.maskMove("mask", random(8), random(16));

@@ -428,6 +428,46 @@ export class Assembler {
     this.#bytes.push(0xc5, 0xf8, 0x90, 0xc0 | (dst << 3) | src);
   }
 
+  /** Takes the shapes of the AMX tiles from 64 bytes of memory. */
+  loadTileConfiguration(from: Memory): void {
+    this.#line("ldtilecfg", this.#memoryText(from, 0));
+    this.#tile(0, 0x49, 0, from, 0);
+  }
+
+  releaseTiles(): void {
+    this.#line("tilerelease");
+    this.#bytes.push(0xc4, 0xe2, 0x78, 0x49, 0xc0);
+  }
+
+  zeroTile(tile: number): void {
+    this.#line("tilezero", `tmm${tile}`);
+    this.#tile(3, 0x49, tile, 0, 0);
+  }
+
+  /** Rows lie at base, base + index, base + 2·index, …: the memory operand's index is the stride. */
+  loadTile(tile: number, from: Memory): void {
+    this.#line("tileloadd", `tmm${tile}`, this.#memoryText(from, 0));
+    this.#tile(3, 0x4b, tile, from, 0);
+  }
+
+  storeTile(to: Memory, tile: number): void {
+    this.#line("tilestored", this.#memoryText(to, 0), `tmm${tile}`);
+    this.#tile(2, 0x4b, tile, to, 0);
+  }
+
+  /** sum += a·b of bf16 pairs. */
+  multiplyTiles(sum: number, a: number, b: number): void {
+    this.#line("tdpbf16ps", `tmm${sum}`, `tmm${a}`, `tmm${b}`);
+    this.#tile(2, 0x5c, sum, a, b);
+  }
+
+  #tile(pp: number, opcode: number, reg: number, rm: Operand, vvvv: number): void {
+    const x = isMemory(rm) && (rm.index ?? 0) > 7 ? 0 : 0x40;
+    const b = isMemory(rm) && (rm.base ?? 0) > 7 ? 0 : 0x20;
+    this.#bytes.push(0xc4, 0x80 | x | b | 2, ((~vvvv & 15) << 3) | pp, opcode);
+    this.#modrm(reg, rm, 0);
+  }
+
   #evexLine(
     name: string,
     e: EvexEncoding,

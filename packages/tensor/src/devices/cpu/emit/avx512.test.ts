@@ -20,70 +20,15 @@ import { gemv, gemvColumns, gemvWorkspaceBytes } from "../kernels/gemv.ts";
 import { rmsNormBackwardKernel, rmsNormKernel, rmsNormWeightGradKernel } from "../kernels/norm.ts";
 import { columnKernel, rowSumKernel } from "../kernels/reduce.ts";
 import { ropeKernel } from "../kernels/rope.ts";
-import { avx2, fill, type Machine, type Memory, type Run, toBf16 } from "../kernels/testing.ts";
+import { avx2, fill, type Machine, type Memory, toBf16 } from "../kernels/testing.ts";
 import { exp, log, tanh } from "../kernels/vector-math.ts";
-import {
-  type ArgumentTypes,
-  argumentBlockBytes,
-  buildKernel,
-  defineKernel,
-  type Kernel,
-  writeArguments,
-} from "../lang/kernel.ts";
+import { defineKernel } from "../lang/kernel.ts";
 import { AVX512 } from "../lang/target.ts";
 import type { VF } from "../lang/values.ts";
-import { EMULATED_BASE, EMULATED_BYTES, type EmulatedCall, emulate, haveBochs } from "./bochs.ts";
-import { emitX64 } from "./x64.ts";
+import { haveBochs } from "./bochs.ts";
+import { EmulatedMachine } from "./emulated-machine.ts";
 
 if (!haveBochs) console.warn("SKIPPED: bochs is not here, so AVX-512 kernels are compared with GNU as alone");
-
-/** Takes calls and makes them all at `flush`; results are there afterwards. */
-class EmulatedMachine implements Machine {
-  readonly target = AVX512;
-  readonly #buffer = new ArrayBuffer(EMULATED_BYTES);
-  readonly #calls: EmulatedCall[] = [];
-  readonly #code = new Map<unknown, number>();
-  #top = 0;
-
-  allocate(bytes: number): Memory {
-    const at = this.#top;
-    this.#top += Math.ceil(bytes / 4) * 4;
-    return {
-      address: EMULATED_BASE + at,
-      bytes,
-      f32: new Float32Array(this.#buffer, at, bytes >> 2),
-      u8: new Uint8Array(this.#buffer, at, bytes),
-      u16: new Uint16Array(this.#buffer, at, bytes >> 1),
-      i32: new Int32Array(this.#buffer, at, bytes >> 2),
-    };
-  }
-
-  reset(): void {
-    this.#top = 0;
-  }
-
-  compile<const A extends ArgumentTypes>(kernel: Kernel<A>): Run<A> {
-    return (values, begin = 0, end = 1) => {
-      let at = this.#code.get(kernel);
-      if (at === undefined) {
-        const { code } = emitX64(buildKernel(kernel, AVX512));
-        at = Math.ceil(this.#top / 64) * 64;
-        this.#top = at + code.length;
-        this.#code.set(kernel, at);
-        new Uint8Array(this.#buffer).set(code, at);
-      }
-      const args = this.#top + (-this.#top & 7);
-      this.#top = args + argumentBlockBytes(kernel);
-      writeArguments(kernel, new DataView(this.#buffer), args, values);
-      this.#calls.push({ function: at, args, begin, end });
-    };
-  }
-
-  flush(): void {
-    const memory = new Uint8Array(this.#buffer, 0, this.#top);
-    memory.set(emulate(memory, this.#calls));
-  }
-}
 
 /** Prepares memory, makes calls; the memories that hold results. */
 type Scene = (machine: Machine) => Memory[];
@@ -385,7 +330,7 @@ test.skipIf(!haveBochs)("kernels give on emulated AVX-512 what they give on AVX2
   };
   const expected = run(avx2).map((memories) => memories.map(({ f32 }) => f32.slice()));
   avx2.reset();
-  const emulated = new EmulatedMachine();
+  const emulated = new EmulatedMachine(AVX512);
   const results = run(emulated);
   emulated.flush();
   scenes.forEach(([name], s) => {

@@ -73,6 +73,7 @@ export class Avx512Emitter extends X64Emitter {
   protected override vectorOp(instruction: Instruction, reg: Reg) {
     const { asm } = this;
     const { op, args } = instruction;
+    if (op.startsWith("tile")) return this.tile(instruction);
     const d = this.dst(reg);
     if (reg.type === "vb") return this.truth(instruction, d);
     const type = reg.type as "vf" | "vi" | "f32";
@@ -147,6 +148,32 @@ export class Avx512Emitter extends X64Emitter {
       }
       default:
         throw new TypeError(`AVX-512 emitter: no ${op} of ${type}`);
+    }
+  }
+
+  /** Matrix tiles: each 16 rows of 64 bytes. */
+  private tile({ op, imm = 0, address }: Instruction) {
+    const { asm } = this;
+    switch (op) {
+      case "tileBegin": {
+        const shapes = new Uint8Array(64);
+        shapes[0] = 1;
+        for (let tile = 0; tile < 8; tile++) {
+          shapes[16 + 2 * tile] = 64;
+          shapes[48 + tile] = 16;
+        }
+        return asm.loadTileConfiguration({ label: asm.constant(shapes) });
+      }
+      case "tileEnd":
+        return asm.releaseTiles();
+      case "tileZero":
+        return asm.zeroTile(imm);
+      case "tileLoad":
+        return asm.loadTile(imm, this.memory(address!));
+      case "tileStore":
+        return asm.storeTile(this.memory(address!), imm);
+      default:
+        return asm.multiplyTiles(imm & 7, (imm >> 3) & 7, imm >> 6);
     }
   }
 

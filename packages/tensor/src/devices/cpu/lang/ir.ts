@@ -121,6 +121,17 @@ export type Op =
   | "dot"
   /** Asks for a line of memory to be brought into the second-level cache. */
   | "prefetch"
+  /**
+   * Matrix tiles of 16 rows of 64 bytes (AMX), numbered 0 to 7 by the kernel itself: `imm` is the tile; in `tileLoad` and
+   * `tileStore` the address' index is the bytes from row to row; `tileMultiply` adds to tile `imm & 7` the product of
+   * tiles `imm >> 3 & 7` (rows of bf16) and `imm >> 6` (pairs of rows of bf16).
+   */
+  | "tileBegin"
+  | "tileEnd"
+  | "tileZero"
+  | "tileLoad"
+  | "tileStore"
+  | "tileMultiply"
   /** Stores an integer of 32 bits and gives what was there, atomically. */
   | "exchange";
 

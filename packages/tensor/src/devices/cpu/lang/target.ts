@@ -1,6 +1,6 @@
 /** What a kernel may know of the machine it is built for: sizes, never instructions. */
 export interface Target {
-  readonly name: "avx2" | "avx512" | "neon" | "wasm";
+  readonly name: "avx2" | "avx512" | "amx" | "neon" | "wasm";
   /** f32 lanes of a vector. */
   readonly lanes: number;
   readonly vectorRegisters: number;
@@ -8,6 +8,8 @@ export interface Target {
   readonly pointerBytes: 4 | 8;
   /** Multiply-add rounds once. */
   readonly fused: boolean;
+  /** It has matrix tiles of bf16 (AMX); products with bf16 weights are made of them, see `kernels/gemm-tiles.ts`. */
+  readonly tiles?: boolean;
   readonly gemm: {
     /** Rows of the register tile. */
     readonly rows: number;
@@ -37,6 +39,8 @@ export const AVX512: Target = {
   fused: true,
   gemm: { rows: 12, vectors: 2, depth: 256, blockRows: 192 },
 };
+
+export const AMX: Target = { ...AVX512, name: "amx", tiles: true };
 
 /** A panel is 16 columns wide, as on the other targets of this width, so that heads of 64 are whole panels; 24 sums, 4 of B and the factor take 29 registers. */
 export const NEON: Target = {
