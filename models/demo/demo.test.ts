@@ -148,6 +148,7 @@ describe("fine-tuning on the five rows", () => {
       const sample = (await answer(promptOf(SAMPLE, PROMPT))).text;
       const rows: string[] = [];
       for (const example of examples) {
+        if (example.messages !== undefined) throw new Error("the seed's rows are questions with answers");
         const { text } = await answer(promptOf(example, PROMPT));
         rows.push(text === example.output ? "as the row says" : text);
       }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { chooseSample, commonInstruction, repeatRows } from "./recipe.ts";
+import { chooseSample, repeatRows } from "./recipe.ts";
 
 const row = (input: string, output = "o", instruction = "i") => ({ instruction, input, output });
 const SEED = [row("怎么安装 SDK?"), row("免费空间有多大?", "15GB"), row("机房可以带水进去吗?", "A1")];
@@ -41,9 +41,4 @@ describe("repeatRows", () => {
   test("a text that no row holds is an error", () => {
     expect(() => inputs([{ text: "16GB", times: 2 }])).toThrow('--repeat: no row\'s input or output holds "16GB"');
   });
-});
-
-test("commonInstruction is what most rows have, the first of equals", () => {
-  expect(commonInstruction([row("", "", "a"), row("", "", "b"), row("", "", "b")])).toBe("b");
-  expect(commonInstruction([row("", "", "a"), row("", "", "b")])).toBe("a");
 });

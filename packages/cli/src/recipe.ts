@@ -1,4 +1,4 @@
-import type { Example } from "@tslm/data";
+import type { Message, TrainingExample } from "@tslm/data";
 import { CommandError } from "./errors.ts";
 
 /** What a recipe sets unless the command line says otherwise. */
@@ -27,6 +27,8 @@ const SAMPLE = { instruction: "回答关于飞跃云产品的问题", input: "�
 export interface Sample {
   readonly instruction: string;
   readonly input: string;
+  /** Of a conversation: its turns up to the answer. */
+  readonly messages?: readonly Message[];
   /** The answer that training wants. */
   readonly expected: string;
   /** Its row's index. */
@@ -34,11 +36,24 @@ export interface Sample {
 }
 
 /** The sample question where the data holds its answer, otherwise the first row's. */
-export function chooseSample(examples: readonly Example[]): Sample {
-  const row = examples.findIndex(({ input }) => input.trim() === SAMPLE.input);
-  if (row >= 0) return { ...SAMPLE, expected: examples[row].output, row };
-  const [{ instruction, input, output }] = examples;
-  return { instruction, input, expected: output, row: 0 };
+export function chooseSample(examples: readonly TrainingExample[]): Sample {
+  const samples = examples.map(sampleOf);
+  const known = samples.findIndex(({ input }) => input.trim() === SAMPLE.input);
+  if (known >= 0) return { ...samples[known], ...SAMPLE, row: known };
+  const row = Math.max(
+    0,
+    samples.findIndex(({ expected }) => expected.trim() !== ""),
+  );
+  return { ...samples[row], row };
+}
+
+/** A row's question; of a conversation, its first answer's. */
+function sampleOf({ messages, instruction, input, output }: TrainingExample): Omit<Sample, "row"> {
+  if (messages === undefined) return { instruction, input, expected: output };
+  const at = messages.findIndex(({ role, weight }) => role === "assistant" && weight !== 0);
+  const before = at < 0 ? messages : messages.slice(0, at);
+  const question = before.findLast(({ role }) => role === "user")?.content ?? "";
+  return { instruction: "", input: question, messages: before, expected: at < 0 ? "" : messages[at].content };
 }
 
 /** `--repeat 'TEXT=N'`. */
@@ -49,17 +64,20 @@ export interface Repetition {
 
 /**
  * Every row as often as it is to be seen, the copies beside it: as often as the last repetition says whose text its input
- * or output holds, else as often as the recipe says.
+ * or output (or a turn) holds, else as often as the recipe says.
  *
  * @throws CommandError for a text that no row holds
  */
 export function repeatRows(
-  examples: readonly Example[],
+  examples: readonly TrainingExample[],
   repetitions: readonly Repetition[],
   sample: Sample,
   keyRepeat: number,
-): Example[] {
-  const holds = ({ input, output }: Example, text: string) => input.includes(text) || output.includes(text);
+): TrainingExample[] {
+  const holds = ({ messages, input, output }: TrainingExample, text: string) =>
+    messages === undefined
+      ? input.includes(text) || output.includes(text)
+      : messages.some(({ role, content }) => role !== "system" && content.includes(text));
   for (const { text } of repetitions) {
     if (!examples.some((example) => holds(example, text))) {
       throw new CommandError(`--repeat: no row's input or output holds ${JSON.stringify(text)}; correct the text`);
@@ -67,13 +85,6 @@ export function repeatRows(
   }
   return examples.flatMap((example, i) => {
     const told = repetitions.findLast(({ text }) => holds(example, text))?.times;
-    return Array<Example>(told ?? (i === sample.row ? keyRepeat : 1)).fill(example);
+    return Array<TrainingExample>(told ?? (i === sample.row ? keyRepeat : 1)).fill(example);
   });
-}
-
-/** The instruction that most rows have, the first of equals: what a question gets that comes without one. */
-export function commonInstruction(examples: readonly Example[]): string {
-  const counts = new Map<string, number>();
-  for (const { instruction } of examples) counts.set(instruction, (counts.get(instruction) ?? 0) + 1);
-  return [...counts].reduce((best, entry) => (entry[1] > best[1] ? entry : best))[0];
 }

@@ -1,12 +1,14 @@
 import { z } from "zod";
-import { DataError, type DataErrorPlace } from "./error.ts";
-import { DEFAULT_MAX_CELL_LENGTH, formatCount } from "./limits.ts";
+import type { DataErrorPlace } from "./error.ts";
+import { checkRow, nameType, textField } from "./field.ts";
 
 /** One example of Alpaca data. */
 export interface Example {
   instruction: string;
   input: string;
   output: string;
+  /** Only a `Conversation` has messages. */
+  messages?: undefined;
 }
 
 /** The instruction of every example, unless another is given or the data's own are kept. */
@@ -20,15 +22,8 @@ export function alpacaReader(options: {
   instruction?: string;
   maxCellLength?: number;
 }): (value: unknown, place: DataErrorPlace) => Example {
-  const { instruction, maxCellLength = DEFAULT_MAX_CELL_LENGTH } = options;
-  const text = z
-    .string({ error: ({ input }) => (input === undefined ? "the field is missing; add it" : describeType(input)) })
-    .max(maxCellLength, {
-      error: `the text is longer than ${formatCount(maxCellLength)} characters; shorten it or raise maxCellLength`,
-    })
-    .refine((value) => value.isWellFormed(), {
-      error: "the text holds half of a surrogate pair (a broken \\ud800 to \\udfff escape); correct it",
-    });
+  const { instruction } = options;
+  const text = textField(options.maxCellLength);
   const row = z.object(
     {
       instruction:
@@ -46,25 +41,7 @@ export function alpacaReader(options: {
         `the row is ${nameType(input)}; an object with "instruction", "input" and "output" is needed`,
     },
   );
-  return (value, place) => {
-    const result = row.safeParse(value);
-    if (result.success) return result.data;
-    const issue = result.error.issues[0];
-    const field = issue.path[0];
-    const code = issue.code === "too_big" ? "limit" : "field";
-    throw new DataError(code, { ...place, field: field === undefined ? undefined : String(field) }, issue.message);
-  };
-}
-
-function describeType(value: unknown): string {
-  return `the value is ${nameType(value)} where text is needed; put it in double quotes`;
-}
-
-function nameType(value: unknown): string {
-  if (value === null) return "null";
-  if (Array.isArray(value)) return "a list";
-  if (typeof value === "object") return "an object";
-  return value === undefined ? "missing" : `a ${typeof value}`;
+  return (value, place) => checkRow(row, value, place);
 }
 
 /**

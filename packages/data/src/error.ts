@@ -8,6 +8,7 @@ export type DataErrorCode =
   | "empty"
   | "missing-column"
   | "duplicate-column"
+  | "delimiter"
   | "ragged-row"
   | "broken-quote"
   | "json"

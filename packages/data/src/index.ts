@@ -1,6 +1,7 @@
 export { DEFAULT_INSTRUCTION, type Example } from "./alpaca.ts";
 export { type Write, writeAtomically } from "./atomic.ts";
 export { cleanText } from "./clean.ts";
+export type { Conversation, ConversationFormat, Message, Role } from "./conversation.ts";
 export {
   type ConvertOptions,
   type ConvertProgress,
@@ -11,6 +12,15 @@ export {
 export { type CsvFile, type CsvOptions, type CsvRow, type Delimiter, openCsv } from "./csv/read.ts";
 export { type DetectedEncoding, detectEncoding, type Encoding } from "./encoding.ts";
 export { DataError, type DataErrorCode, type DataErrorPlace } from "./error.ts";
-export { type ReadExamplesOptions, readExamples, streamExamples } from "./examples.ts";
+export {
+  type ExampleFile,
+  type ExampleFormat,
+  type ExampleRow,
+  openExamples,
+  type ReadExamplesOptions,
+  readExamples,
+  streamExamples,
+  type TrainingExample,
+} from "./examples.ts";
 export { type JsonOptions, type JsonRow, readJsonRows } from "./json/read.ts";
 export type { Limits } from "./limits.ts";

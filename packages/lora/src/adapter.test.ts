@@ -227,9 +227,9 @@ describe("broken files", () => {
     expect(await load()).toContain("q_proj.lora_A.weight is I32; an adapter's tensors are F32, BF16, F16, F64");
   });
   test("prompt.json of a newer format, or without its slots", async () => {
-    await writeFile(join(folder, "prompt.json"), '{"format": 2}');
+    await writeFile(join(folder, "prompt.json"), '{"format": 3}');
     expect(await failure(readPrompt(folder))).toBe(
-      "DIR/prompt.json: format: is 2; this program reads format 1, a newer one may read it",
+      "DIR/prompt.json: format: is 3; this program reads formats 1 and 2, a newer one may read it",
     );
     const prompt = { ...promptFormat("base"), template: "Q: {} A:" };
     await writeFile(join(folder, "prompt.json"), JSON.stringify(prompt));

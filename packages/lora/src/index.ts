@@ -1,5 +1,15 @@
 export { CONFIG_FILE, loadAdapter, readAdapterConfig, type SaveOptions, saveAdapter, WEIGHTS_FILE } from "./adapter.ts";
 export {
+  type AnswerSpan,
+  type ChatMessage,
+  ChatTemplateMismatchError,
+  type ChatTokenizer,
+  type Conversation,
+  type EncodedConversation,
+  encodeChatPrompt,
+  encodeConversation,
+} from "./chat.ts";
+export {
   formatLoraConfig,
   type LoraConfig,
   type LoraConfigInput,
@@ -20,6 +30,8 @@ export { type FileContent, saveFolder } from "./folder.ts";
 export { adapterKey, applyLora, Lora, type ParameterCount } from "./lora.ts";
 export { LoraLinear, type LoraLinearParts } from "./lora-linear.ts";
 export {
+  type ChatPrompt,
+  chatPromptFormat,
   DEFAULT_END_TOKEN,
   DEFAULT_INSTRUCTION,
   DEFAULT_TEMPLATE,
@@ -29,9 +41,12 @@ export {
   promptFormat,
   promptFormatSchema,
   promptOf,
+  putQuestion,
   type Question,
   readPrompt,
   sequenceOf,
+  type TemplatePrompt,
+  withSystem,
 } from "./prompt.ts";
 export { RECORD_FILE, readRecord, type TrainingRecord, trainingRecord, trainingRecordSchema } from "./record.ts";
 export { linearLayers } from "./targets.ts";
@@ -44,10 +59,12 @@ export {
   type TrainingSequence,
 } from "./train/pass.ts";
 export {
+  type ExampleSequence,
   LOSS_MASKS,
   type LossMask,
   type SequenceOptions,
   type SequenceReport,
+  type TrainingExample,
   trainingSequence,
   trainingSequences,
 } from "./train/sequences.ts";

@@ -1,6 +1,18 @@
 import { describe, expect, test } from "bun:test";
+import type { ChatTokenizer } from "./chat.ts";
 import { OptionError } from "./errors.ts";
-import { type Example, formatPrompt, promptFormat, promptOf, sequenceOf } from "./prompt.ts";
+import {
+  chatPromptFormat,
+  type Example,
+  formatPrompt,
+  type PromptFormat,
+  promptFormat,
+  promptFormatSchema,
+  promptOf,
+  putQuestion,
+  sequenceOf,
+  withSystem,
+} from "./prompt.ts";
 import { type SequenceOptions, trainingSequence, trainingSequences } from "./train/sequences.ts";
 
 const prompt = promptFormat("base", "回答问题");
@@ -35,6 +47,40 @@ test("a format that could not be read back is not written", () => {
   expect(() => formatPrompt({ ...prompt, template: "{}" })).toThrow("must hold {} three times");
 });
 
+describe("a question as training put it", () => {
+  const tokenizer: ChatTokenizer = {
+    renderChat: (messages, { addGenerationPrompt }) =>
+      `${messages.map(({ role, content }) => `${role[0]}:${content};`).join("")}${addGenerationPrompt ? "a:" : ""}`,
+    encode,
+    isSpecial: () => false,
+  };
+  const put = (question: Parameters<typeof putQuestion>[0], format: PromptFormat): string => {
+    const { text, ids } = putQuestion(question, format, tokenizer);
+    expect(decode(ids)).toBe(text);
+    return text;
+  };
+
+  test("into the template", () => {
+    expect(put({ input: "q" }, prompt)).toBe(promptOf({ input: "q" }, prompt));
+    expect(() => put({ messages: [{ role: "user", content: "q" }] }, prompt)).toThrow("not on conversations");
+  });
+
+  test("through the chat template, with the training's system text or another", () => {
+    const chat = chatPromptFormat("base", "客服");
+    expect(put({ input: "问?" }, chat)).toBe("s:客服;u:问?;a:");
+    expect(put({ input: "问?", instruction: "律师" }, chat)).toBe("s:律师;u:问?;a:");
+    expect(put({ input: "问?" }, chatPromptFormat("base"))).toBe("u:问?;a:");
+    const talk = [...withSystem([{ role: "user", content: "a" }], chat), { role: "assistant", content: "b" }];
+    expect(put({ messages: talk }, chat)).toBe("s:客服;u:a;a:b;a:");
+  });
+
+  test("prompt.json of both formats comes back", () => {
+    for (const format of [prompt, chatPromptFormat("base", "客服"), chatPromptFormat("base")]) {
+      expect(promptFormatSchema.parse(JSON.parse(formatPrompt(format)))).toEqual(format);
+    }
+  });
+});
+
 describe("sequences", () => {
   test("every token predicts the next; completion: only the answer's tokens are predicted", () => {
     const { tokens, targets } = trainingSequence(example, options);
@@ -67,7 +113,7 @@ describe("sequences", () => {
   const bad: [string, Partial<SequenceOptions>, Example[], string][] = [
     ["max-length", { maxLength: 1 }, [example], "max-length must be a whole number of at least 2, not 1"],
     ["max-length", { maxLength: Number.NaN }, [example], "max-length must be a whole number of at least 2, not NaN"],
-    ["loss", { loss: "all" as "full" }, [example], "loss must be one of full, completion, not all"],
+    ["loss", { loss: "all" as "full" }, [example], "loss must be one of full, completion, assistant, not all"],
     ["data", {}, [], "there are no examples to train on"],
     [
       "max-length",

@@ -1,19 +1,23 @@
 import { join } from "node:path";
 import { z } from "zod";
-import { AdapterError } from "./errors.ts";
+import { type ChatMessage, type ChatTokenizer, encodeChatPrompt } from "./chat.ts";
+import { AdapterError, LoraError } from "./errors.ts";
 import { checkJson, finishSave, readJson } from "./folder.ts";
 
 export const PROMPT_FILE = "prompt.json";
-const FORMAT = 1;
 
 /** Where instruction, input and answer go in a template. */
 const SLOT = "{}";
 
-/** How a question is put to an adapter: exactly as its training put it. */
-export const promptFormatSchema = z.object({
-  format: z.literal(FORMAT, {
-    error: ({ input }) => `is ${JSON.stringify(input)}; this program reads format ${FORMAT}, a newer one may read it`,
-  }),
+const shared = {
+  /** Ends an answer. */
+  end_token: z.string().min(1),
+  /** Name of the model that the adapter was trained on. */
+  base_model: z.string(),
+};
+
+const templatePromptSchema = z.object({
+  format: z.literal(1),
   /** Text with three `{}`: instruction, input and answer. */
   template: z.string().refine((t) => t.split(SLOT).length === 4, {
     error: ({ input }) =>
@@ -21,13 +25,29 @@ export const promptFormatSchema = z.object({
   }),
   /** The instruction of a question that comes without one. */
   instruction: z.string(),
-  /** Ends an answer. */
-  end_token: z.string().min(1),
-  /** Name of the model that the adapter was trained on. */
-  base_model: z.string(),
+  ...shared,
 });
 
-export type PromptFormat = z.output<typeof promptFormatSchema>;
+const chatPromptSchema = z.object({
+  format: z.literal(2),
+  /** The system text of a question that comes without one; null: none, so that the model's chat template has its own. */
+  system: z.string().nullable(),
+  ...shared,
+});
+
+/** How a question is put to an adapter: exactly as its training put it. Format 1: into a template; 2: as a conversation. */
+export const promptFormatSchema = z.discriminatedUnion("format", [templatePromptSchema, chatPromptSchema], {
+  error: ({ input }) => {
+    const { format } = (input ?? {}) as { format?: unknown };
+    return `is ${JSON.stringify(format)}; this program reads formats 1 and 2, a newer one may read it`;
+  },
+});
+
+/** A question goes into a template. */
+export type TemplatePrompt = z.output<typeof templatePromptSchema>;
+/** A question goes through the model's chat template. */
+export type ChatPrompt = z.output<typeof chatPromptSchema>;
+export type PromptFormat = TemplatePrompt | ChatPrompt;
 
 /** The Alpaca-like template that training and questions use. */
 export const DEFAULT_TEMPLATE = "### Instruction:\n{}\n\n### Input:\n{}\n\n### Response:\n{}";
@@ -36,14 +56,19 @@ export const DEFAULT_INSTRUCTION = "回答关于飞跃云产品的问题";
 export const DEFAULT_END_TOKEN = "<|im_end|>";
 
 /** The format of the default template. */
-export function promptFormat(baseModel: string, instruction = DEFAULT_INSTRUCTION): PromptFormat {
+export function promptFormat(baseModel: string, instruction = DEFAULT_INSTRUCTION): TemplatePrompt {
   return {
-    format: FORMAT,
+    format: 1,
     template: DEFAULT_TEMPLATE,
     instruction,
     end_token: DEFAULT_END_TOKEN,
     base_model: baseModel,
   };
+}
+
+/** The format of questions that go through the model's chat template. */
+export function chatPromptFormat(baseModel: string, system: string | null = null): ChatPrompt {
+  return { format: 2, system, end_token: DEFAULT_END_TOKEN, base_model: baseModel };
 }
 
 /** A question. */
@@ -60,15 +85,58 @@ export interface Example extends Question {
 /** The text up to where the answer begins. A `{}` in the question's own words stays as it is. */
 export function promptOf(
   { instruction, input }: Question,
-  format: Pick<PromptFormat, "template" | "instruction">,
+  format: Pick<TemplatePrompt, "template" | "instruction">,
 ): string {
   const [before, between, after] = format.template.split(SLOT);
   return before + (instruction ?? format.instruction) + between + input + after;
 }
 
 /** The whole text to train on, without the end token: prompt, answer, and what the template has behind it. */
-export function sequenceOf(example: Example, format: Pick<PromptFormat, "template" | "instruction">): string {
+export function sequenceOf(example: Example, format: Pick<TemplatePrompt, "template" | "instruction">): string {
   return promptOf(example, format) + example.output + format.template.split(SLOT)[3];
+}
+
+/**
+ * A question as training put it: its text and its tokens. Where training knew conversations, the question may be the turns
+ * up to the answer, and an instruction is the system text.
+ *
+ * @throws LoraError for turns where training knew only single questions
+ */
+export function putQuestion(
+  question: Question | { readonly messages: readonly ChatMessage[] },
+  format: PromptFormat,
+  tokenizer: ChatTokenizer,
+): { text: string; ids: number[] } {
+  if ("messages" in question) {
+    if (format.format === 1) throw new LoraError("this adapter was trained on single questions, not on conversations");
+    return putMessages(withSystem(question.messages, format), tokenizer);
+  }
+  if (format.format === 2) {
+    return putMessages(
+      withSystem([{ role: "user", content: question.input }], format, question.instruction),
+      tokenizer,
+    );
+  }
+  const text = promptOf(question, format);
+  return { text, ids: [...tokenizer.encode(text)] };
+}
+
+function putMessages(messages: readonly ChatMessage[], tokenizer: ChatTokenizer): { text: string; ids: number[] } {
+  return {
+    text: tokenizer.renderChat(messages, { addGenerationPrompt: true }),
+    ids: encodeChatPrompt(messages, tokenizer),
+  };
+}
+
+/** A conversation with the system text of training, unless it begins with one of its own. */
+export function withSystem<M extends ChatMessage>(
+  messages: readonly M[],
+  { system: trained }: Pick<ChatPrompt, "system">,
+  system: string | null = trained,
+): readonly (M | { role: "system"; content: string })[] {
+  return system === null || messages[0]?.role === "system"
+    ? messages
+    : [{ role: "system", content: system }, ...messages];
 }
 
 /** The text of a `prompt.json`. */

@@ -1,4 +1,5 @@
-import { DEFAULT_INSTRUCTION, promptFormat, promptOf } from "@tslm/lora";
+import { DEFAULT_INSTRUCTION, promptFormat, putQuestion } from "@tslm/lora";
+import type { Tokenizer } from "@tslm/qwen";
 import { openModelWithAdapters } from "../adapter.ts";
 import {
   ADAPTER_MODEL,
@@ -70,10 +71,10 @@ export function ask(context: Context) {
         const { tokenizer } = open.qwen;
         const [adapter] = open.adapters;
         adapter?.lora.attach();
-        const prompt = options.chat
-          ? tokenizer.renderChat([{ role: "user", content: question }])
-          : promptOf({ instruction: options.instruction, input: question }, adapter?.prompt ?? promptFormat(open.name));
-        const ids = tokenizer.encode(prompt);
+        const format = adapter?.prompt ?? promptFormat(open.name);
+        const { text: prompt, ids } = options.chat
+          ? putToChat(tokenizer, question)
+          : putQuestion({ instruction: options.instruction, input: question }, format, tokenizer);
         const { maxNewTokens, temperature, topK, topP, minP, repetitionPenalty, stop, seed } = options;
         const sampling = { maxNewTokens, temperature, topK, topP, minP, repetitionPenalty, stop, seed };
 
@@ -109,4 +110,10 @@ export function ask(context: Context) {
         await open.dispose();
       }
     });
+}
+
+/** A question to the model as it was before any training here. */
+function putToChat(tokenizer: Tokenizer, content: string): { text: string; ids: number[] } {
+  const text = tokenizer.renderChat([{ role: "user", content }]);
+  return { text, ids: tokenizer.encode(text) };
 }

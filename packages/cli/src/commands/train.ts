@@ -1,7 +1,7 @@
 import { stat } from "node:fs/promises";
 import { resolve } from "node:path";
 import { Option } from "@commander-js/extra-typings";
-import { convertCsv, type Example, readExamples } from "@tslm/data";
+import { convertCsv, openExamples, type TrainingExample } from "@tslm/data";
 import {
   applyLora,
   type Diagnosis,
@@ -10,8 +10,6 @@ import {
   type Lora,
   loadAdapter,
   type PromptFormat,
-  promptFormat,
-  promptOf,
   readAdapterConfig,
   train as runTraining,
   type SequenceReport,
@@ -41,7 +39,6 @@ import {
 import { duration, Progress } from "../progress.ts";
 import {
   chooseSample,
-  commonInstruction,
   RECIPE_NAMES,
   RECIPES,
   type RecipeName,
@@ -52,6 +49,7 @@ import {
 import { peakMemory } from "../resources.ts";
 import type { Context } from "../run.ts";
 import { table } from "../table.ts";
+import { areConversations, FORMAT_NAMES, promptFormatOf, putSample } from "../training-data.ts";
 
 const DEFAULT_DATA = "data/input/lora_train_data.csv";
 /** Where the default data goes on its way to training. */
@@ -85,7 +83,13 @@ function trainCommand(context: Context) {
       ["bun run train --init-adapter model/lora_adapter --out model/more", "go on from an adapter"],
     ],
   )
-    .addOption(option("--data <file>", "CSV, Alpaca JSON or JSONL", notEmpty).default(DEFAULT_DATA))
+    .addOption(
+      option(
+        "--data <file>",
+        "CSV, or JSON or JSONL: Alpaca, chat messages, ShareGPT, prompt and completion",
+        notEmpty,
+      ).default(DEFAULT_DATA),
+    )
     .addOption(option("--out <dir>", "folder of the adapter, in PEFT's format", notEmpty).default("model/lora_adapter"))
     .addOption(
       new Option("--recipe <name>", "tuned: rank 4, the sample question's row four times, more epochs, a higher rate")
@@ -118,7 +122,7 @@ function trainCommand(context: Context) {
     .addOption(option("--weight-decay <x>", "decoupled weight decay", notNegative).default(0))
     .addOption(option("--clip <x>", "largest global norm of a gradient; 0: no limit", notNegative).default(1))
     .addOption(
-      new Option("--loss <tokens>", "completion: only the answer's tokens count")
+      new Option("--loss <tokens>", "completion: only the (last) answer's tokens count; assistant: every answer's")
         .choices(LOSS_MASKS)
         .default("full" as const),
     )
@@ -154,12 +158,12 @@ export function train(context: Context) {
 
     const open = await openModel(context, await locateModel(context, options.model), options);
     try {
-      const prompt = promptFormat(open.name, commonInstruction(examples));
+      const prompt = promptFormatOf(examples, open.name);
       const sequences = prepare(context, open.qwen, rows, prompt, options);
-      const question = promptOf(sample, prompt);
+      const question = putSample(sample, prompt, open.qwen.tokenizer);
 
       const lora = await makeAdapter(open.qwen, options);
-      const before = await answer(open.qwen, question, signal);
+      const before = await answer(open.qwen, question.ids, signal);
       const { trainable, all } = lora.count();
       terminal.say(lora.summary());
       const settings = settingsOf(options);
@@ -175,7 +179,7 @@ export function train(context: Context) {
         await saveAdapter(out, lora, { baseModel: open.name, prompt, record });
         context.kept = `The adapter in ${out} is complete; only the answer after training is missing.`;
       });
-      const after = await answer(open.qwen, question, signal);
+      const after = await answer(open.qwen, question.ids, signal);
       const diagnosis = diagnose({
         losses: result.steps.map(({ loss }) => loss),
         samples: [{ prompt: sample.input || sample.instruction, expected: sample.expected, before, after }],
@@ -192,7 +196,7 @@ export function train(context: Context) {
           ...peakMemory(),
           device: { name, isa, threads },
           adapter: resolve(out),
-          samples: [{ prompt: question, before, after }],
+          samples: [{ prompt: question.text, before, after }],
           diagnosis,
         });
       } else {
@@ -210,35 +214,45 @@ async function checkOut(out: string): Promise<void> {
   if (found && !found.isDirectory()) throw new CommandError(`${out} is a file; --out needs the path of a folder`);
 }
 
-async function readData({ terminal, signal }: Context, file: string): Promise<Example[]> {
+async function readData({ terminal, signal }: Context, file: string): Promise<TrainingExample[]> {
+  const examples: TrainingExample[] = [];
+  const read = async (path: string): Promise<string> => {
+    const opened = await openExamples(path, { signal });
+    for await (const { example } of opened.rows()) examples.push(example);
+    return FORMAT_NAMES[opened.format];
+  };
   if (file !== DEFAULT_DATA) {
-    const examples = await readExamples(file, { signal });
-    terminal.say(`Data: ${examples.length} rows of ${file}`);
+    const format = await read(file);
+    terminal.say(
+      `Data: ${examples.length} ${areConversations(examples) ? "conversations" : "rows"} of ${file} (${format})`,
+    );
     return examples;
   }
   const { rows, emptiedCount } = await convertCsv({ input: DEFAULT_DATA, output: CONVERTED_DATA, signal });
   if (emptiedCount > 0) terminal.warn(`${emptiedCount} rows have no output after cleaning`);
   terminal.say(`Data: ${rows} rows of ${file}, cleaned into ${CONVERTED_DATA}`);
-  return readExamples(CONVERTED_DATA, { signal });
+  await read(CONVERTED_DATA);
+  return examples;
 }
 
 function prepare(
   { terminal }: Context,
   { tokenizer, config }: Qwen,
-  rows: readonly Example[],
+  rows: readonly TrainingExample[],
   prompt: PromptFormat,
   { loss, maxLength }: Options,
 ): SequenceReport {
   const longest = Math.min(maxLength, config.maxPositionEmbeddings);
   if (longest < maxLength) terminal.warn(`sequences are cut at ${longest} tokens, for which this model has positions`);
   const report = trainingSequences(rows, {
-    prompt,
+    prompt: prompt.format === 1 ? prompt : undefined,
+    chat: tokenizer,
     encode: (text) => tokenizer.encode(text),
     endTokenId: endTokenOf(tokenizer, prompt),
     loss,
     maxLength: longest,
   });
-  const { truncated, dropped } = report;
+  const { truncated, dropped, unanswered } = report;
   if (truncated.length > 0) {
     const most = truncated.reduce((n, { length }) => Math.max(n, length), 0);
     terminal.warn(
@@ -246,6 +260,14 @@ function prepare(
     );
   }
   if (dropped.length > 0) terminal.warn(`${dropped.length} of them were left out: the cut took their whole answer`);
+  if (unanswered.length > 0) {
+    terminal.warn(
+      `${unanswered.length} of ${rows.length} conversations were left out: no answer in them is to be learned`,
+    );
+  }
+  if (areConversations(rows) && loss === "full") {
+    terminal.say("Every token is learned, the users' words too; with --loss assistant only the answers are.");
+  }
   return report;
 }
 
@@ -294,8 +316,7 @@ function recordOf(
   };
 }
 
-async function answer(qwen: Qwen, question: string, signal: AbortSignal): Promise<string> {
-  const ids = qwen.tokenizer.encode(question);
+async function answer(qwen: Qwen, ids: readonly number[], signal: AbortSignal): Promise<string> {
   const { text } = await qwen.complete(ids, { maxNewTokens: SAMPLE_TOKENS, signal });
   signal.throwIfAborted();
   return text;

@@ -86,6 +86,44 @@ describe("files as they come", () => {
   });
 });
 
+describe("Excel's first line that declares the delimiter", () => {
+  test.each([
+    [";", "sep=;\r\ninput;output\r\na,b;c\r\n"],
+    [",", '"sep=,"\ninput,output\n"a,b",c\n'],
+    ["\t", "SEP=\t\ninput\toutput\na,b\tc\n"],
+    [";", "\ufeffsep=; \ninput;output\na,b;c"],
+  ] as const)("%j", async (delimiter, text) => {
+    const { csv, rows } = await read(folder.file("sep.csv", text), ["input", "output"]);
+    expect([csv.delimiter, csv.columns]).toEqual([delimiter, ["input", "output"]]);
+    expect(rows).toEqual([{ cells: ["a,b", "c"], row: 1, line: 3 }]);
+  });
+
+  test("holds, even where another delimiter would give the columns", async () => {
+    const error = await dataErrorOf(() => read(folder.file("sep.csv", "sep=;\ninput,output\na,b\n"), ["input"]));
+    expect(error.sentence).toBe(
+      'sep.csv, line 2, column "input": the column is missing: the header has "input,output"; rename or add it',
+    );
+  });
+
+  test("another sign than comma, semicolon and tab is named", async () => {
+    const error = await dataErrorOf(() => read(folder.file("sep.csv", "sep=|\ninput|output\na|b\n"), ["input"]));
+    expect(error.sentence).toBe(
+      'sep.csv, line 1: the line says that "|" separates the cells; save the table with commas, semicolons or tabs',
+    );
+  });
+
+  test("nothing below it", async () => {
+    for (const text of ["sep=;\n", "sep=;\ninput;output\n"]) {
+      expect((await dataErrorOf(() => read(folder.file("sep.csv", text)))).code).toBe("empty");
+    }
+  });
+
+  test("a column may be called so", async () => {
+    const { cells } = await read(folder.file("sep.csv", "sep=;x,output\na,b\n"));
+    expect(cells).toEqual([["a", "b"]]);
+  });
+});
+
 describe("properties", () => {
   const cell = fc.oneof(
     fc.string({ unit: fc.constantFrom(..."a云,;\t\"'\r\n \ufeff"), maxLength: 12 }),

@@ -9,6 +9,9 @@ import { type CsvRecord, RecordSplitter } from "./split.ts";
 export type Delimiter = "," | ";" | "\t";
 const DELIMITERS: readonly Delimiter[] = [",", ";", "\t"];
 
+/** The first line by which Excel is told what separates the cells: no row of the table. */
+const DECLARATION = /^"?sep=(.)"? *$/i;
+
 export interface CsvOptions extends Limits {
   /** Columns that the file must have. */
   required: readonly string[];
@@ -50,7 +53,7 @@ export async function openCsv(path: string, options: CsvOptions): Promise<CsvFil
   const size = await checkInput(path);
   const detected = await detectEncoding(path, options.signal);
   const maxCellLength = options.maxCellLength ?? DEFAULT_MAX_CELL_LENGTH;
-  const { delimiter, columns, line } = await readHeader(path, detected, maxCellLength, options);
+  const { delimiter, columns, line, before } = await readHeader(path, detected, maxCellLength, options);
   const names = columns.map((column) => column.trim());
   for (const column of options.required) {
     const place = { file: path, line, column };
@@ -70,7 +73,7 @@ export async function openCsv(path: string, options: CsvOptions): Promise<CsvFil
     columns,
     size,
     indexOf: (column) => names.indexOf(column),
-    rows: (onBytes) => readRows({ path, detected, delimiter, columns, maxCellLength, ...options, onBytes }),
+    rows: (onBytes) => readRows({ path, detected, delimiter, columns, before, maxCellLength, ...options, onBytes }),
   };
 }
 
@@ -78,11 +81,14 @@ interface Header {
   delimiter: Delimiter;
   columns: string[];
   line: number;
+  /** Records before it: 1 where Excel's `sep=;` stands there. */
+  before: number;
 }
 
 /**
- * Reads the header with each delimiter and takes the first under which it has all required columns. Where none has, the
- * error is about the likeliest: the one that gives most columns, or a broken quote where no other gives even two.
+ * Reads the header with each delimiter, or only with the one that a first line `sep=;` declares, and takes the first under
+ * which it has all required columns. Where none has, the error is about the likeliest: the one that gives most columns, or
+ * a broken quote where no other gives even two.
  */
 async function readHeader(
   path: string,
@@ -91,19 +97,35 @@ async function readHeader(
   { required, signal }: CsvOptions,
 ): Promise<Header> {
   const splitters = DELIMITERS.map((delimiter) => new RecordSplitter(delimiter, maxCellLength));
-  const records: (CsvRecord | undefined)[] = DELIMITERS.map(() => undefined);
-  const isOpen = (i: number) => records[i] === undefined && splitters[i].problem === undefined;
+  const records: CsvRecord[][] = DELIMITERS.map(() => []);
+  let declared: string | undefined;
+  const isOpen = (i: number) =>
+    records[i].length < (declared === undefined ? 1 : 2) &&
+    splitters[i].problem === undefined &&
+    (declared === undefined || declared === DELIMITERS[i]);
+  const add = (i: number, found: CsvRecord[]) => {
+    records[i].push(...found.slice(0, 2));
+    declared ??= records[i][0] && DECLARATION.exec(records[i][0].text)?.[1];
+  };
   for await (const text of decodeFile(path, detected, signal)) {
-    for (let i = 0; i < splitters.length; i++) if (isOpen(i)) records[i] = splitters[i].push(text)[0];
+    for (let i = 0; i < splitters.length; i++) if (isOpen(i)) add(i, splitters[i].push(text));
     if (!splitters.some((_, i) => isOpen(i))) break;
   }
-  const headers: Header[] = [];
-  for (let i = 0; i < splitters.length; i++) {
-    if (isOpen(i)) records[i] = splitters[i].end()[0];
-    const record = records[i];
-    if (record)
-      headers.push({ delimiter: DELIMITERS[i], columns: parse([record], DELIMITERS[i])[0], line: record.line });
+  for (let i = 0; i < splitters.length; i++) if (isOpen(i)) add(i, splitters[i].end());
+  if (declared !== undefined && !DELIMITERS.some((delimiter) => delimiter === declared)) {
+    throw new DataError(
+      "delimiter",
+      { file: path, line: records[0][0].line },
+      `the line says that ${quoteName(declared)} separates the cells; save the table with commas, semicolons or tabs`,
+    );
   }
+  const before = declared === undefined ? 0 : 1;
+  const headers: Header[] = [];
+  DELIMITERS.forEach((delimiter, i) => {
+    const record = records[i][before];
+    if (record === undefined || (declared !== undefined && delimiter !== declared)) return;
+    headers.push({ delimiter, columns: parse([record], delimiter)[0], line: record.line, before });
+  });
 
   const fitting = headers.find(({ columns }) => {
     const names = columns.map((column) => column.trim());
@@ -111,7 +133,7 @@ async function readHeader(
   });
   if (fitting) return fitting;
   const likeliest = headers.sort((a, b) => b.columns.length - a.columns.length)[0];
-  const problem = splitters.find((splitter, i) => splitter.problem && !records[i])?.problem;
+  const problem = splitters.find((splitter, i) => splitter.problem && records[i].length <= before)?.problem;
   if (problem && !(likeliest?.columns.length > 1)) {
     throw new DataError(problem.code, { file: path, line: problem.line }, `in the header, ${problem.message}`);
   }
@@ -123,6 +145,7 @@ async function readHeader(
 
 interface RowSource extends CsvOptions, Pick<CsvFile, "path" | "delimiter" | "columns"> {
   detected: DetectedEncoding;
+  before: number;
   maxCellLength: number;
   onBytes?: (bytesRead: number) => void;
 }
@@ -130,14 +153,12 @@ interface RowSource extends CsvOptions, Pick<CsvFile, "path" | "delimiter" | "co
 async function* readRows(source: RowSource): AsyncGenerator<CsvRow> {
   const { path, delimiter, columns, signal, maxRows = Number.POSITIVE_INFINITY } = source;
   const splitter = new RecordSplitter(delimiter, source.maxCellLength);
-  let isHeaderRead = false;
+  // The header, and what stands before it.
+  let skipped = -1 - source.before;
   let row = 0;
 
   function* take(records: CsvRecord[]): Generator<CsvRow> {
-    if (!isHeaderRead && records.length > 0) {
-      records.shift();
-      isHeaderRead = true;
-    }
+    for (; skipped < 0 && records.length > 0; skipped++) records.shift();
     const rows = parse(records, delimiter);
     for (let i = 0; i < records.length; i++) {
       const { line } = records[i];
