@@ -166,7 +166,7 @@ const BREATH = 24e6;
 
 describe("memory", () => {
   test("stays flat over 1,000 training steps", async () => {
-    const qwen = await open(DEMO);
+    const qwen = await open(DEMO, 1);
     const lora = adapt(qwen);
     const marks: ReturnType<typeof held>[] = [];
     await train({
@@ -184,7 +184,7 @@ describe("memory", () => {
   }, 300_000);
 
   test("stays flat over 10,000 decoded tokens", async () => {
-    const qwen = await open(DEMO);
+    const qwen = await open(DEMO, 1);
     const ids = qwen.tokenizer.encode(TEXTS[1]);
     const marks: ReturnType<typeof held>[] = [];
     const each = Math.min(250, qwen.config.maxPositionEmbeddings - ids.length);

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { readExamples } from "@tslm/data";
-import { applyLora, promptFormat, type TrainingSequence, train, trainingSequences } from "@tslm/lora";
+import { applyLora, type Lora, promptFormat, type TrainingSequence, train, trainingSequences } from "@tslm/lora";
 import { nextTokens, passOf, type Quantization, Qwen } from "@tslm/qwen";
 import { type Device, Generator, linear, measureLimits, noGrad, rand, scope, type Tensor } from "@tslm/tensor";
 
@@ -72,14 +72,22 @@ export function longSequences(qwen: Qwen): TrainingSequence[] {
   return Array(4).fill({ tokens, targets: [...nextTokens(tokens)] });
 }
 
-/** Trains the adapter that all peers train and gives tokens a second. */
-export async function sft(qwen: Qwen, sequences: readonly TrainingSequence[], epochs: number): Promise<Measured> {
+/** The adapter that all peers train. */
+export function benchAdapter({ model }: Qwen): Lora {
   const config = { r: 8, lora_alpha: 32, lora_dropout: 0.1, target_modules: ["q_proj", "v_proj"] };
-  const lora = applyLora(qwen.model, config, new Generator(0));
+  return applyLora(model, config, new Generator(0));
+}
+
+/** Trains an adapter as all peers do, four sequences a step. */
+export async function fineTune({ model }: Qwen, lora: Lora, sequences: readonly TrainingSequence[], epochs: number) {
   const options = { epochs, lr: 2e-4, batch: 1, gradAccum: 4, shuffle: false };
-  const { tokens, tokens_per_second, steps } = await train({ model: qwen.model, lora, sequences, options });
-  lora.remove();
-  if (!steps.every(({ loss }) => Number.isFinite(loss))) throw new Error("the loss is not a number");
+  const result = await train({ model, lora, sequences, options });
+  if (!result.steps.every(({ loss }) => Number.isFinite(loss))) throw new Error("the loss is not a number");
+  return result;
+}
+
+async function sft(qwen: Qwen, sequences: readonly TrainingSequence[], epochs: number): Promise<Measured> {
+  const { tokens, tokens_per_second } = await fineTune(qwen, benchAdapter(qwen), sequences, epochs);
   return { value: tokens_per_second, tokens };
 }
 

@@ -1,9 +1,19 @@
 // Profiles one figure's work in a process of its own: every primitive of the device, timed and counted. Called by bench.ts.
 import { openDevice } from "@tslm/cli";
+import type { TrainingSequence } from "@tslm/lora";
 import type { Qwen } from "@tslm/qwen";
 import { type Call, Profile, type ProfileRow, profiled, profileRows, quietest, setDefaultDevice } from "@tslm/tensor";
 import { z } from "zod";
-import { type FigureName, longPrompt, longSequences, prefill, seedSequences, sft, withModel } from "./figures.ts";
+import {
+  benchAdapter,
+  type FigureName,
+  fineTune,
+  longPrompt,
+  longSequences,
+  prefill,
+  seedSequences,
+  withModel,
+} from "./figures.ts";
 
 /** A figure's work in units that do the same calls again and again. */
 interface Subject {
@@ -11,6 +21,12 @@ interface Subject {
   readonly repeats: number;
   /** Gives a function that does one unit. */
   prepare(qwen: Qwen): Promise<() => Promise<unknown>>;
+}
+
+/** Training steps over the same sequences, a step a call. */
+function steps(qwen: Qwen, sequences: readonly TrainingSequence[]): () => Promise<unknown> {
+  const lora = benchAdapter(qwen);
+  return () => fineTune(qwen, lora, sequences, 1);
 }
 
 export const PROFILES = {
@@ -35,14 +51,13 @@ export const PROFILES = {
     unit: "training step of the first four rows",
     repeats: 5,
     async prepare(qwen) {
-      const sequences = (await seedSequences(qwen)).slice(0, 4);
-      return () => sft(qwen, sequences, 1);
+      return steps(qwen, (await seedSequences(qwen)).slice(0, 4));
     },
   },
   sft512_tokens_per_s: {
     unit: "training step of four sequences of 512 tokens",
     repeats: 2,
-    prepare: async (qwen) => () => sft(qwen, longSequences(qwen), 1),
+    prepare: async (qwen) => steps(qwen, longSequences(qwen)),
   },
 } satisfies { readonly [K in FigureName]?: Subject };
 

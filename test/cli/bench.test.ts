@@ -58,6 +58,32 @@ describe("bench", () => {
     expect(sft512.tokens).toBe(2048);
   });
 
+  test("--profile: every operation, its arithmetic and memory, and how near the machine's limits it comes", async () => {
+    const { status, stdout, stderr } = await bench(
+      "--profile",
+      "--only",
+      "decode_tokens_per_s,sft_tokens_per_s,load_s",
+    );
+    expect([status, stderr]).toEqual([0, `Measuring ${home.path}.\n`]);
+    const [decode, step] = stdout.trim().split("\n\n");
+    expect(decode).toMatch(
+      /^One decoded token: [\d.]+ ms, at best [\d.]+ ms on a machine of \d+ GFLOP\/s and [\d.]+ GB\/s\n/,
+    );
+    expect(decode).toMatch(/^matmul 1×\d+ · \d+×\d+ᵀ bf16 +\d+ +[\d.]+ +[\d.]+% /m);
+    expect(step).toStartWith("One training step of the first four rows: ");
+    for (const call of ["linearCrossEntropy", "attentionBackward", "dropout"]) expect(step).toContain(call);
+    for (const table of [decode, step]) {
+      expect(table).toMatch(/^between calls +[\d.]+ +[\d.]+%$/m);
+      expect(table).toMatch(/^all +\d+ +[\d.]+ +100% /m);
+    }
+    const { stdout: json } = await bench("--profile", "--json", "--only", "prefill512_tokens_per_s");
+    const { figure, rows, outside_s, peak_gflops } = JSON.parse(json);
+    expect(figure).toBe("prefill512_tokens_per_s");
+    expect(Math.min(outside_s, peak_gflops)).toBeGreaterThan(0);
+    const product = rows.find(({ primitive }: { primitive: string }) => primitive === "matmul");
+    expect(product).toMatchObject({ calls: expect.any(Number), flops: expect.any(Number), bytes: expect.any(Number) });
+  });
+
   test("--only, for people; an unknown figure is wrong usage", async () => {
     const { stdout } = await bench("--only", "load_s");
     expect(stdout).toMatch(/^load_s +\d+\.\d\d {3}\(.* of memory, .* of it files; cpu \w+, \d+ threads\)\n$/);
