@@ -115,7 +115,7 @@ describe("train", () => {
     expect(stderr).toContain("trainable params: 1,792 || all params: ");
     expect(stderr).toContain("Not learned yet (underfitting).");
     expect(stderr).toContain("--recipe tuned");
-    expect(stderr).toContain(`bun run ask "one" --adapter ${join(home.path, "people")}`);
+    expect(stderr).toContain(`bun run ask one --adapter ${join(home.path, "people")}`);
   });
 
   test("the same seed gives the same adapter, byte for byte; another seed another", async () => {

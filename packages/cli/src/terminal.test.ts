@@ -3,7 +3,7 @@ import { PassThrough } from "node:stream";
 import { EXIT, exitStatus, explain, Interrupted, UsageError } from "./errors.ts";
 import { bytes, duration, Progress } from "./progress.ts";
 import { table } from "./table.ts";
-import { printable, Terminal } from "./terminal.ts";
+import { printable, shellWord, Terminal } from "./terminal.ts";
 
 function terminal(env: Record<string, string> = {}, isTTY = true) {
   const [stdout, stderr] = [new PassThrough(), Object.assign(new PassThrough(), { isTTY })];
@@ -61,6 +61,15 @@ describe("Progress", () => {
     expect([3, 99.4, 125, 3723, Number.NaN].map(duration)).toEqual(["3 s", "99 s", "2 min 05 s", "1 h 02 min", "?"]);
     expect([0, 999, 1500, 988_097_824, 2.5e12].map(bytes)).toEqual(["0 B", "999 B", "1.5 kB", "988 MB", "2.5 TB"]);
   });
+});
+
+test("shellWord() makes one word of any text, plain where it can", () => {
+  const texts = ["model/mine", "免费空间有多大?", "a b", "it's", "$(x) `y`", `"it's" $HOME`, "a\\"];
+  expect(texts.map(shellWord).slice(0, 3)).toEqual(["model/mine", '"免费空间有多大?"', '"a b"']);
+  for (const text of texts) {
+    const { stdout } = Bun.spawnSync(["sh", "-c", `printf %s ${shellWord(text)}`]);
+    expect(stdout.toString()).toBe(text);
+  }
 });
 
 describe("errors", () => {

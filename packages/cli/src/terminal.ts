@@ -76,3 +76,10 @@ export function printable(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not reach a screen
   return text.replaceAll(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
 }
+
+/** A text as one word of a command to copy: nothing in it is a shell's to run. */
+export function shellWord(text: string): string {
+  const shown = printable(text);
+  if (/^[\w./~:-]+$/.test(shown)) return shown;
+  return /[$`\\!"]/.test(shown) ? `'${shown.replaceAll("'", `'\\''`)}'` : `"${shown}"`;
+}

@@ -61,7 +61,9 @@ export function ask(context: Context) {
         real((x) => x >= 0 && x <= 1, "a number from 0 to 1"),
       ).default(0),
     )
-    .addOption(option("--repetition-penalty <x>", "above 1: say nothing twice", positive).default(1))
+    .addOption(
+      option("--repetition-penalty <x>", "above 1: less likely to say again what was said", positive).default(1),
+    )
     .option("--stop <text>", "end the answer before this text; may be given again", gathered(checked(notEmpty)))
     .action(async (question, options) => {
       const { terminal, signal } = context;

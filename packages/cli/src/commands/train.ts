@@ -49,6 +49,7 @@ import {
 import { peakMemory } from "../resources.ts";
 import type { Context } from "../run.ts";
 import { table } from "../table.ts";
+import { shellWord } from "../terminal.ts";
 import { areConversations, FORMAT_NAMES, promptFormatOf, putSample } from "../training-data.ts";
 
 const DEFAULT_DATA = "data/input/lora_train_data.csv";
@@ -86,7 +87,7 @@ function trainCommand(context: Context) {
     .addOption(
       option(
         "--data <file>",
-        "CSV, or JSON or JSONL: Alpaca, chat messages, ShareGPT, prompt and completion",
+        "CSV with the columns input and output; or JSON or JSONL: Alpaca, chat messages, ShareGPT, prompt and completion",
         notEmpty,
       ).default(DEFAULT_DATA),
     )
@@ -106,23 +107,32 @@ function trainCommand(context: Context) {
     )
     .addOption(option("--epochs <n>", `times every row is seen (${describeDefault("epochs")})`, integer(1, 100_000)))
     .addOption(option("--lr <rate>", `highest learning rate (${describeDefault("lr")})`, positive))
-    .addOption(option("--batch <n>", "sequences a batch", integer(1, 65_536)).default(1))
-    .addOption(option("--grad-accum <n>", "batches a step", integer(1, 65_536)).default(4))
+    .addOption(option("--batch <n>", "sequences in a batch", integer(1, 65_536)).default(1))
+    .addOption(
+      option(
+        "--grad-accum <n>",
+        "batches in a step: one change of the weights for batch × grad-accum sequences",
+        integer(1, 65_536),
+      ).default(4),
+    )
     .addOption(
       option("--max-length <n>", "longer sequences are cut at their end, in tokens", integer(2, 1_000_000)).default(
         512,
       ),
     )
     .addOption(
-      new Option("--scheduler <name>", "how the rate falls")
+      new Option("--scheduler <name>", "how the learning rate falls from step to step")
         .choices(SCHEDULES)
         .default("linear" as (typeof SCHEDULES)[number]),
     )
-    .addOption(option("--warmup <r>", "share of the steps in which the rate rises", share).default(0))
+    .addOption(option("--warmup <r>", "share of the steps, at the start, in which the rate rises", share).default(0))
     .addOption(option("--weight-decay <x>", "decoupled weight decay", notNegative).default(0))
     .addOption(option("--clip <x>", "largest global norm of a gradient; 0: no limit", notNegative).default(1))
     .addOption(
-      new Option("--loss <tokens>", "completion: only the (last) answer's tokens count; assistant: every answer's")
+      new Option(
+        "--loss <tokens>",
+        "tokens to learn: full: all; completion: the (last) answer's; assistant: every answer's",
+      )
         .choices(LOSS_MASKS)
         .default("full" as const),
     )
@@ -158,6 +168,8 @@ export function train(context: Context) {
 
     const open = await openModel(context, await locateModel(context, options.model), options);
     try {
+      const { name: device, isa, threads } = open.device.info;
+      terminal.say(`Model: ${open.name}, on ${device} (${isa}, ${threads} ${threads === 1 ? "thread" : "threads"})`);
       const prompt = promptFormatOf(examples, open.name);
       const sequences = prepare(context, open.qwen, rows, prompt, options);
       const question = putSample(sample, prompt, open.qwen.tokenizer);
@@ -187,14 +199,13 @@ export function train(context: Context) {
       });
 
       if (options.json) {
-        const { name, isa, threads } = open.device.info;
         terminal.json({
           model: { name: open.name, source: open.source, parameters: all, trainable },
           data: { examples: examples.length, sequences: rows.length, tokens: sequences.tokens },
           steps: result.steps,
           tokens_per_second: result.tokens_per_second,
           ...peakMemory(),
-          device: { name, isa, threads },
+          device: { name: device, isa, threads },
           adapter: resolve(out),
           samples: [{ prompt: question.text, before, after }],
           diagnosis,
@@ -227,6 +238,11 @@ async function readData({ terminal, signal }: Context, file: string): Promise<Tr
       `Data: ${examples.length} ${areConversations(examples) ? "conversations" : "rows"} of ${file} (${format})`,
     );
     return examples;
+  }
+  if (!(await Bun.file(DEFAULT_DATA).exists())) {
+    throw new CommandError(
+      `${DEFAULT_DATA}: cannot be read: there is no such file here; run it in the program's folder, or give data of your own with --data FILE`,
+    );
   }
   const { rows, emptiedCount } = await convertCsv({ input: DEFAULT_DATA, output: CONVERTED_DATA, signal });
   if (emptiedCount > 0) terminal.warn(`${emptiedCount} rows have no output after cleaning`);
@@ -373,7 +389,7 @@ function report({ terminal }: Context, { out, result, sample, before, after, dia
   const paint = diagnosis.verdict === "learned" ? green : yellow;
   terminal.say(paint([HEADLINE[diagnosis.verdict], ...diagnosis.reasons].join(" ")));
   for (const line of diagnosis.advice) terminal.say(`  - ${line}`);
-  const question = JSON.stringify(sample.input || sample.instruction);
-  terminal.say(`The adapter is in ${out}. Ask it:  bun run ask ${question} --adapter ${out}`);
-  terminal.say(`Serve it:  bun run serve --adapter ${out}`);
+  const [question, adapter] = [sample.input || sample.instruction, out].map(shellWord);
+  terminal.say(`The adapter is in ${out}. Ask it:  bun run ask ${question} --adapter ${adapter}`);
+  terminal.say(`Serve it:  bun run serve --adapter ${adapter}`);
 }
