@@ -198,6 +198,37 @@ test("a mapped bf16 base: merged in f32, the base untouched", async () => {
   expect([...new Uint16Array(bytes.buffer)]).toEqual([...bits]);
 });
 
+test("a quantised base: gradients as of its decoded numbers, merged in f32", async () => {
+  const weight = tensor(Float32Array.from({ length: 8 * 32 }, (_, i) => Math.sin(i)))
+    .reshape(8, 32)
+    .to("q8_0");
+  class One extends Module {
+    proj: Module & { forward(x: Tensor): Tensor };
+    constructor(w: Tensor) {
+      super();
+      this.proj = new Linear(w);
+    }
+  }
+  const x = tensor(Float32Array.from({ length: 32 }, (_, i) => Math.cos(i))).reshape(1, 32);
+  const both = [weight, weight.to("f32")].map((w) => {
+    const model = new One(w);
+    return { model, lora: applyLora(model, { r: 2, target_modules: ["proj"] }, new Generator(1)) };
+  });
+  const gradients: number[][] = [];
+  for (const { model, lora } of both) {
+    await perturb(lora.parameters());
+    model.proj.forward(x).square().sum().backward();
+    gradients.push((await Promise.all(lora.parameters().map((t) => t.grad!.data()))).flatMap((g) => [...g]));
+  }
+  expect(largestDifference(gradients[0], gradients[1])).toBeLessThan(1e-5);
+  const [{ model, lora }] = both;
+  const adapted = [...(await model.proj.forward(x).data())];
+  lora.merge();
+  expect(largestDifference([...(await model.proj.forward(x).data())], adapted)).toBeLessThan(1e-5);
+  lora.unmerge();
+  expect([...(await model.proj.forward(x).data())]).toEqual(adapted);
+});
+
 test("A is uniform within ±1/√in, the same for the same seed and another for another", async () => {
   const [a, b, c] = await Promise.all(
     [3, 3, 4].map(async (seed) => {

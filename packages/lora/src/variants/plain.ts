@@ -1,4 +1,4 @@
-import { loraLinear, type Tensor } from "@tslm/tensor";
+import { isBlocks, loraLinear, type Tensor } from "@tslm/tensor";
 import type { LoraLinear } from "../lora-linear.ts";
 import { LoraVariant } from "./variant.ts";
 
@@ -9,6 +9,9 @@ export class PlainLora extends LoraVariant {
     return loraLinear(x, { weight, bias, loraA, loraB, scaling, dropout: inputDropout, addend });
   }
   mergedWeight({ baseLayer, loraA, loraB, scaling }: LoraLinear): Tensor {
-    return loraB.matmul(loraA).mul(scaling).add(baseLayer.weight);
+    const { weight } = baseLayer;
+    // A quantised weight becomes numbers: rounded again, the small difference would be lost.
+    const base = isBlocks(weight.dtype) ? weight.to("f32") : weight;
+    return loraB.matmul(loraA).mul(scaling).add(base);
   }
 }

@@ -20,7 +20,7 @@ function open(path: string): ByteSource {
   let closed = false;
   const checkSame = (): void => {
     if (same(opened, statSync(path))) return;
-    throw new TensorError("safetensors", `${path} was replaced while it was open; open it again`);
+    throw new TensorError("file", `${path} was replaced while it was open; open it again`);
   };
   const map = (offset: number, length: number): Uint8Array =>
     explain(path, "map", () => {
@@ -30,18 +30,18 @@ function open(path: string): ByteSource {
       return bytes;
     });
   try {
-    if (!opened.isFile()) throw new TensorError("safetensors", `cannot read ${path}: it is not a file`);
+    if (!opened.isFile()) throw new TensorError("file", `cannot read ${path}: it is not a file`);
     const { size } = opened;
     const whole = size > 0 && size < LARGEST_VIEW ? map(0, size) : undefined;
     return {
       byteLength: size,
       bytes(offset, length) {
-        if (closed) throw new TensorError("safetensors", `${path} has been closed`);
+        if (closed) throw new TensorError("file", `${path} has been closed`);
         if (length === 0) return new Uint8Array(0);
         if (whole) return whole.subarray(offset, offset + length);
         const lead = offset % PAGE;
         if (lead + length >= LARGEST_VIEW) {
-          throw new TensorError("safetensors", `${path}: ${length} bytes cannot be mapped at once, 4 GiB can`);
+          throw new TensorError("file", `${path}: ${length} bytes cannot be mapped at once, 4 GiB can`);
         }
         return map(offset - lead, lead + length).subarray(lead);
       },

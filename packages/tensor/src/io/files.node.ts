@@ -14,12 +14,12 @@ function open(path: string): ByteSource {
   return {
     byteLength: size,
     bytes(offset, length) {
-      if (closed) throw new TensorError("safetensors", `${path} has been closed`);
+      if (closed) throw new TensorError("file", `${path} has been closed`);
       const out = new Uint8Array(length);
       for (let done = 0; done < length; ) {
         const size = Math.min(LARGEST_READ, length - done);
         const read = explain(path, "read", () => readSync(file, out, done, size, offset + done));
-        if (read === 0) throw new TensorError("safetensors", `${path} became shorter while it was read`);
+        if (read === 0) throw new TensorError("file", `${path} became shorter while it was read`);
         done += read;
       }
       return out;

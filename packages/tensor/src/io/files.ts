@@ -1,4 +1,4 @@
-// What safetensors needs of the file system. `#files` is this interface under Bun and Node (files.bun.ts, files.node.ts)
+// What safetensors and GGUF need of the file system. `#files` is this interface under Bun and Node (files.bun.ts, files.node.ts)
 // and `undefined` in a browser (files.none.ts).
 
 /** A file opened for reading. */

@@ -141,7 +141,7 @@ describe("reading", () => {
   test("a file that is missing or a folder is named, with the reason", async () => {
     const missing = join(folder, "missing.safetensors");
     await expect(openSafetensors(missing)).rejects.toThrow(
-      new TensorError("safetensors", `cannot read ${missing}: there is no such file or folder`),
+      new TensorError("file", `cannot read ${missing}: there is no such file or folder`),
     );
     await expect(openSafetensors(folder)).rejects.toThrow(/cannot read .*: it is (not a file|a folder)/);
   });
@@ -276,7 +276,7 @@ describe("writing", () => {
       return;
     }
     expect(output).toBe(
-      `[safetensors] cannot write ${small}/model.safetensors: the disk is full; free some space or choose another disk\nfits.safetensors\n`,
+      `[file] cannot write ${small}/model.safetensors: the disk is full; free some space or choose another disk\nfits.safetensors\n`,
     );
   });
 });

@@ -21,7 +21,7 @@ const REASONS: Readonly<Record<string, string>> = {
 function sentence(path: string, action: string, cause: unknown): TensorError {
   const { code, message } = cause as NodeJS.ErrnoException;
   const reason = (code !== undefined && REASONS[code]) || message;
-  return new TensorError("safetensors", `cannot ${action} ${path}: ${reason}`, { cause });
+  return new TensorError("file", `cannot ${action} ${path}: ${reason}`, { cause });
 }
 
 /** Runs `body`, turning an error of the system into a sentence that names the file. */
