@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { cp, mkdir, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { writeTinyGguf } from "../../packages/qwen/src/gguf/testdata.ts";
+import { Qwen } from "../../packages/qwen/src/index.ts";
 import { command, ROOT, start, temporaryFolder } from "../support/process.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
@@ -91,6 +93,31 @@ describe("ask", () => {
     const options = ["你好吗?", "--adapter", adapter, "--device"];
     const [reference, cpu] = [await ask(...options, "reference"), await ask(...options, "cpu", "--threads", "1")];
     expect(cpu.tokens).toEqual(reference.tokens);
+  });
+
+  test("--quantize rounds the weights and keeps them for the next time; a GGUF file is a model as well", async () => {
+    const env = { XDG_CACHE_HOME: join(home.path, "cache") };
+    const options = ["你好吗?", "--adapter", adapter];
+    const run = (...args: string[]) => command("ask", [...options, ...args], { env });
+    const [eight, four, again] = [
+      await run("--quantize", "q8"),
+      await run("--quantize", "q4"),
+      await run("--quantize", "q8"),
+    ];
+    expect([eight.status, four.status]).toEqual([0, 0]);
+    // The tiny model was trained to say this with a margin that 8 bits leave.
+    expect(eight.stdout).toBe("很好,谢谢!\n");
+    expect(again.stdout).toBe(eight.stdout);
+    const kept = await readdir(join(home.path, "cache/tslm/quantized"));
+    expect(kept.map((name) => /-(q\d)-.*\.gguf$/.exec(name)?.[1]).sort()).toEqual(["q4", "q8"]);
+    const gguf = join(home.path, "tiny.gguf");
+    using qwen = await Qwen.load(model);
+    await writeTinyGguf(gguf, qwen.model);
+    const plain = await ask("x", "--model", model, "--max-new-tokens", "8");
+    expect((await ask("x", "--model", gguf, "--max-new-tokens", "8")).tokens).toEqual(plain.tokens);
+    const twice = await command("ask", ["x", "--model", gguf, "--quantize", "q8"]);
+    expect(twice.stderr).toContain(`${gguf}: holds weights that are quantised already`);
+    expect(twice.status).toBe(1);
   });
 
   test("a question longer than the model's positions is told", async () => {
