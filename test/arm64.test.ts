@@ -57,8 +57,9 @@ describe.skipIf(isMissing("arm64", arm64))("arm64", () => {
   );
 
   test(
-    "attention, products with block weights and vector functions against their definitions",
+    "random programs, attention, products with block weights and vector functions against their definitions",
     async () => {
+      await passes(2, /^neon (random programs|integers)/, "emit/emit.test.ts");
       await passes(3, /^attention on neon (sequences|a row|large)/, "kernels/attention.test.ts");
       await passes(10, /^neon (q5_0|.*decoded rows|NaN)/, "kernels/quantized.test.ts");
       // Here with the processor's own products of bytes, there without.
