@@ -54,7 +54,7 @@ function lossRuns(messages: readonly ChatMessage[], change: Partial<SequenceOpti
 }
 
 const character = fc.oneof(
-  fc.constantFrom("\n", "\n\n", " ", "云", "a", "<|im_end|>", "<|im_start|>assistant\n", "\ue000", "\ue0000\ue000"),
+  fc.constantFrom("\n", "\n\n", " ", "云", "a", "<|im_end|>", "<|im_start|>assistant\n", "\ue0000\ue001"),
   fc.string({ unit: "binary", minLength: 1, maxLength: 2 }),
 );
 const content = fc.array(character, { maxLength: 6 }).map((parts) => parts.join(""));

@@ -127,8 +127,7 @@ function piecesOf(messages: readonly ChatMessage[], tokenizer: ChatTokenizer, ad
       { addGenerationPrompt },
     );
   const given = messages.map(({ content }) => content);
-  const mark = unusedMark(given);
-  const parts = render(given.map((_, i) => `${mark}${i}${mark}`)).split(new RegExp(`${mark}(\\d+)${mark}`));
+  const parts = render(given.map((_, i) => `\ue000${i}\ue001`)).split(/\ue000(\d+)\ue001/);
   const order = parts.flatMap((part, i) => (i % 2 === 1 ? [Number(part)] : []));
   const rendered = render(given);
   // Some templates trim what they are given.
@@ -143,14 +142,6 @@ function piecesOf(messages: readonly ChatMessage[], tokenizer: ChatTokenizer, ad
     return pieces.filter(({ text, message }) => text !== "" || message !== undefined);
   }
   throw changed(undefined);
-}
-
-/** A text that none of the texts holds, of characters that no template touches. */
-function unusedMark(texts: readonly string[]): string {
-  for (let n = 0; ; n++) {
-    const mark = `\ue000${"\ue001".repeat(n)}\ue000`;
-    if (!texts.some((text) => text.includes(mark))) return mark;
-  }
 }
 
 function changed(message: number | undefined): ChatTemplateMismatchError {
