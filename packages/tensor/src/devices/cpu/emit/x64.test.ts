@@ -15,7 +15,10 @@ const kernels = [
   ...[...gemv.bf16, ...gemv.f32],
 ] as unknown as Kernel[];
 
-const tileKernels = [packTilesA, gemmTiles.nn, gemmTiles.nt] as unknown as Kernel[];
+const tileKernels = [
+  ...Object.values(packTilesA),
+  ...[gemmTiles.bf16, gemmTiles.f32].flatMap((terms) => Object.values(terms).flatMap(({ nn, nt }) => [nn, nt])),
+] as unknown as Kernel[];
 
 describe.each([AVX2, AVX512, AMX].map((target) => [target.name, target] as const))("%s", (_, target) => {
   for (const abi of ["sysv", "win64"] as const) {
