@@ -163,7 +163,12 @@ describe("POST /chat", () => {
     ["half a surrogate pair", '{"message": "\\ud83d"}', "message", "surrogate"],
     ["a long message", { message: "x".repeat(40_000) }, "message", "longer than 32768"],
     ["a history that is a text", { message: "x", history: "y" }, "history", "a list of {role, content}"],
-    ["an unknown role", { message: "x", history: [{ role: "tool", content: "y" }] }, "history[0].role", '"user"'],
+    [
+      "an unknown role",
+      { message: "x", history: [{ role: "tool", content: "y" }] },
+      "history[0].role",
+      'but is "tool"',
+    ],
     ["a message without content", { message: "x", history: [{ role: "user" }] }, "history[0].content", "missing"],
     ["a long history", { message: "x", history: Array(201).fill({ role: "user", content: "y" }) }, "history", "200"],
     ["max_tokens 0", { message: "x", max_tokens: 0 }, "max_tokens", "a whole number from 1 to 4096, but is 0"],

@@ -43,6 +43,12 @@ function show(value: unknown): string {
 
 const is = (want: string) => ({ error: ({ input }: Issue) => `must be ${want}, but is ${show(input)}` });
 
+/** Other than texts in general, a role's name may be told back. */
+const wrongRole = ({ input }: Issue): string => {
+  const found = typeof input === "string" ? JSON.stringify(input.slice(0, 30)) : show(input);
+  return `must be "system", "user" or "assistant", but is ${found}`;
+};
+
 function number(test: (x: number) => boolean, want: string) {
   return z.number(is(want)).refine(test, is(want));
 }
@@ -57,7 +63,7 @@ function bodySchema(limits: Limits) {
     .max(limits.messageLength, { error: `must not be longer than ${limits.messageLength} characters` })
     .refine((text) => text.isWellFormed(), { error: "holds half of a surrogate pair; send whole characters" });
   const message = z.strictObject(
-    { role: z.enum(["system", "user", "assistant"], is('"system", "user" or "assistant"')), content },
+    { role: z.enum(["system", "user", "assistant"], { error: wrongRole }), content },
     { error: unknownFieldsOr("an object {role, content}") },
   );
   return z.strictObject(

@@ -79,7 +79,9 @@ export function serve(context: Context) {
         }
         const server = listen({ app, port: options.port, host: options.host });
         terminal.say(`Serving ${engine.model}${names.length > 0 ? ` with ${names.join(", ")}` : ""} at ${server.url}`);
-        terminal.say("Ctrl-C ends it when the answers that run are complete.");
+        terminal.say(
+          "Open it in a browser to chat, or POST to /chat. Ctrl-C ends it when the answers that run are complete.",
+        );
         if (options.json) terminal.json({ url: server.url, model: engine.model, adapters: names });
         const stopped = new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
         await Promise.race([stopped, engine.crashed]);
