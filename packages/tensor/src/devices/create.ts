@@ -13,6 +13,8 @@ export interface CreateDeviceOptions {
   threads?: number;
   /** For the cpu device: forces a tier of kernels (`avx2`, `wasm`, …); default: `TENSOR_ISA`, else the best that runs here. */
   isa?: string;
+  /** For the cpu device, where the processor multiplies bf16 (AMX): `bf16` rounds the factors of matrix products; default `f32`. */
+  precision?: "f32" | "bf16";
 }
 
 /**

@@ -5,6 +5,7 @@ import type { Storage } from "../../memory.ts";
 import type { View } from "../device.ts";
 import { debug } from "./debug.ts";
 import { emitters, KernelLibrary } from "./kernel-library.ts";
+import type { Terms } from "./kernels/gemm-tiles.ts";
 import { type Memory, MemoryError, Runtime, type RuntimeOptions } from "./runtime/index.ts";
 
 /** Memory behind a storage. */
@@ -20,6 +21,25 @@ export interface Block {
   readonly arrays: Partial<Record<DType | "u8", TypedArray | Uint8Array>>;
 }
 
+/** How matrix products take f32 numbers where the processor multiplies bf16 (AMX). */
+export type Precision = "f32" | "bf16";
+
+export interface CpuContextOptions extends Omit<RuntimeOptions, "emitters"> {
+  readonly precision?: Precision;
+}
+
+/**
+ * bf16 numbers that an f32 number is taken as. `TENSOR_TERMS` says how many stand for full precision: two keep 16 bits
+ * of mantissa, three all.
+ */
+function termsOf(precision: Precision): Terms {
+  const given = globalThis.process?.env?.TENSOR_TERMS;
+  if (given && given !== "2" && given !== "3")
+    throw new DeviceError("cpu", `TENSOR_TERMS is ${given}; it must be 2 or 3`);
+  if (precision === "bf16") return 1;
+  return given === "3" ? 3 : 2;
+}
+
 /** Bytes of a constant that kernels may read: a vector's width several times over. */
 const CONSTANT_BYTES = 1024;
 
@@ -28,6 +48,8 @@ export class CpuContext {
   readonly memory: Memory;
   readonly kernels: KernelLibrary;
   readonly threads: number;
+  /** bf16 numbers that stand for an f32 number in products on matrix tiles. */
+  readonly terms: Terms;
   /** Address of 1,024 bytes of zeros. */
   readonly zeros: number;
   /** Address of 256 f32 ones: loaded in part, they tell a vector's lanes that count. */
@@ -36,7 +58,8 @@ export class CpuContext {
   private space = { address: 0, bytes: 0 };
 
   /** @throws IsaError when a forced tier cannot run here */
-  constructor(options: Omit<RuntimeOptions, "emitters">) {
+  constructor({ precision = "f32", ...options }: CpuContextOptions) {
+    this.terms = termsOf(precision);
     this.runtime = new Runtime({ ...options, emitters });
     this.memory = this.runtime.memory;
     this.threads = this.runtime.threads;

@@ -15,7 +15,7 @@ import type {
 } from "../device.ts";
 import { HostDevice } from "../reference/host-device.ts";
 import { attention, attentionBackward } from "./attention.ts";
-import { type Block, CpuContext } from "./context.ts";
+import { type Block, CpuContext, type Precision } from "./context.ts";
 import { linearCrossEntropy } from "./cross-entropy.ts";
 import { elementwise, reduce } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
@@ -30,6 +30,12 @@ export interface CpuDeviceOptions {
   readonly threads?: number;
   /** Forces a tier of kernels (`avx2`, `wasm`, …); default: `TENSOR_ISA`, else the best that runs here. */
   readonly isa?: string;
+  /**
+   * How matrix products take f32 numbers where the processor multiplies bf16 (AMX): as sums of bf16 numbers that keep what
+   * counts (`f32`, the default), or rounded to one bf16 number, faster, with 8 bits of mantissa. Other processors
+   * compute with f32 either way.
+   */
+  readonly precision?: Precision;
 }
 
 /** Options that only tests use. */

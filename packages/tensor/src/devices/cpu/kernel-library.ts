@@ -5,7 +5,7 @@ import { emitWasm } from "./emit/wasm.ts";
 import { emitX64 } from "./emit/x64.ts";
 import type { KernelCode } from "./lang/ir.ts";
 import { type ArgumentTypes, type ArgumentValues, buildKernel, type Kernel, writeArguments } from "./lang/kernel.ts";
-import { AVX2, AVX512, NEON, type Target, WASM } from "./lang/target.ts";
+import { AMX, AVX2, AVX512, NEON, type Target, WASM } from "./lang/target.ts";
 import type { CpuFeatures, Isa, KernelIndex, Runtime } from "./runtime/index.ts";
 
 interface Tier {
@@ -19,6 +19,7 @@ interface Tier {
 }
 
 const TIERS: { readonly [I in Isa]?: Tier } = {
+  amx: { target: AMX, emit: (code, listing) => emitX64(code, { listing }) },
   avx512: { target: AVX512, emit: (code, listing) => emitX64(code, { listing }) },
   avx2: { target: AVX2, emit: (code, listing) => emitX64(code, { listing }) },
   neon: {

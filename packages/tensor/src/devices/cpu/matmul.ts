@@ -3,6 +3,7 @@ import { type BlockType, BYTES, isBlocks } from "../../dtype.ts";
 import type { MatmulOptions, View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import { gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "./kernels/gemm.ts";
+import { fitsTiles, gemmTiles, packTilesA, planTiles, TILES_WORKSPACE_BYTES } from "./kernels/gemm-tiles.ts";
 import { fitsGemv, GEMV_ROWS, gemv, gemvColumns, gemvWorkspaceBytes } from "./kernels/gemv.ts";
 import { blockProduct, fitsBlocks } from "./quantized.ts";
 
@@ -109,8 +110,40 @@ function fewRows(cpu: CpuContext, given: Product): boolean {
   return true;
 }
 
+/**
+ * Runs a product on matrix tiles; false where the target has none or they do not take the sizes. What decides is the same for
+ * every number of rows, so that a row's result is too.
+ */
+function onTiles(cpu: CpuContext, given: Product): boolean {
+  const { m, n, k, alpha, element, a, b, c, source } = given;
+  const { kernels, terms, threads } = cpu;
+  if (!kernels.target.tiles || isBlocks(element) || a.column !== 1) return false;
+  const form = b.column === 1 ? "nn" : "nt";
+  if (!fitsTiles({ element, form, n, k, terms })) return false;
+  const plan = planTiles(m, n, k, threads, terms);
+  const workspace = cpu.workspace(TILES_WORKSPACE_BYTES);
+  // Both in f32 with three terms does not fit.
+  const products = element === "bf16" ? gemmTiles.bf16[terms] : gemmTiles.f32[terms as 1 | 2];
+  cpu.scratch(plan.packedBytes, (packed) => {
+    const { groups } = plan;
+    kernels.run(packTilesA[terms], { a: a.address, packed, m, k, lda: a.row, groups }, groups);
+    kernels.run(
+      products[form],
+      {
+        ...{ packed, b: b.address, c: c.address, alpha, m, n, k, groups },
+        ...{ source: source.address, sourceRow: source.row, sourceColumn: source.column },
+        ...{ ldb: form === "nn" ? b.row : b.column, ldc: c.row, byRows: plan.byRows ? 1 : 0 },
+        ...{ slots: workspace.slots, workspace: workspace.address },
+      },
+      plan.items,
+      plan.chunk,
+    );
+  });
+  return true;
+}
+
 function product(cpu: CpuContext, given: Product): void {
-  if (fewRows(cpu, given)) return;
+  if (onTiles(cpu, given) || fewRows(cpu, given)) return;
   const { m, n, k, alpha, element, a, b, c, source } = given;
   if (isBlocks(element)) {
     blockProduct(cpu, { ...given, element }, (decoded) => product(cpu, decoded));

@@ -81,6 +81,22 @@ function hasDotProduct(): boolean {
   return false;
 }
 
+/** Linux keeps the tiles' large register state from processes that did not ask for it. */
+function askForTiles(): boolean {
+  for (const name of libcNames[process.platform] ?? []) {
+    try {
+      const { symbols } = dlopen(name, { syscall: { args: ["i64", "i64", "i64"], returns: "i64" } });
+      return Number(symbols.syscall(SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)) === 0;
+    } catch {
+      // The next name.
+    }
+  }
+  return false;
+}
+
+/** The answer, which holds for the whole process. */
+let tilesGiven: boolean | undefined;
+
 function createHost(): NativeHost | undefined {
   const libc = openLibc();
   if (libc === undefined) return undefined;
@@ -161,8 +177,8 @@ function createHost(): NativeHost | undefined {
 
     requestTiles() {
       if (!linux || process.arch !== "x64") return false;
-      const { symbols } = dlopen("libc.so.6", { syscall: { args: ["i64", "i64", "i64"], returns: "i64" } });
-      return Number(symbols.syscall(SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)) === 0;
+      tilesGiven ??= askForTiles();
+      return tilesGiven;
     },
 
     workerPrelude: `import { CFunction } from "bun:ffi";
