@@ -26,6 +26,8 @@ export type Precision = "f32" | "bf16";
 
 export interface CpuContextOptions extends Omit<RuntimeOptions, "emitters"> {
   readonly precision?: Precision;
+  /** Kernels in place of the runtime's own: tests model those that no computer at hand can run. */
+  readonly kernels?: (runtime: Runtime) => KernelLibrary;
 }
 
 /**
@@ -58,12 +60,12 @@ export class CpuContext {
   private space = { address: 0, bytes: 0 };
 
   /** @throws IsaError when a forced tier cannot run here */
-  constructor({ precision = "f32", ...options }: CpuContextOptions) {
+  constructor({ precision = "f32", kernels, ...options }: CpuContextOptions) {
     this.terms = termsOf(precision);
     this.runtime = new Runtime({ ...options, emitters });
     this.memory = this.runtime.memory;
     this.threads = this.runtime.threads;
-    this.kernels = new KernelLibrary(this.runtime);
+    this.kernels = kernels?.(this.runtime) ?? new KernelLibrary(this.runtime);
     if (debug.device) {
       const { isa, threads, cpu } = this.runtime;
       console.error(`cpu device: ${isa}, ${threads} threads, ${cpu?.brand ?? "no machine code here"}`);

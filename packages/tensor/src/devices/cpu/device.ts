@@ -15,14 +15,13 @@ import type {
 } from "../device.ts";
 import { HostDevice } from "../reference/host-device.ts";
 import { attention, attentionBackward } from "./attention.ts";
-import { type Block, CpuContext, type Precision } from "./context.ts";
+import { type Block, CpuContext, type CpuContextOptions, type Precision } from "./context.ts";
 import { linearCrossEntropy } from "./cross-entropy.ts";
 import { elementwise, reduce } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
 import { adamW, dropout, RopeTables, rmsNorm, rmsNormBackward, rope } from "./model.ts";
 import { quantize } from "./quantized.ts";
 import { argmax, gatherRows, scatterRows } from "./rows.ts";
-import type { RuntimeOptions } from "./runtime/index.ts";
 
 /** How the compiled device is set up. */
 export interface CpuDeviceOptions {
@@ -39,7 +38,7 @@ export interface CpuDeviceOptions {
 }
 
 /** Options that only tests use. */
-type TestOptions = Pick<RuntimeOptions, "memory">;
+type TestOptions = Pick<CpuContextOptions, "memory" | "kernels">;
 
 /** After this long without a pause, waiting for results gives timers, sockets and signal handlers their turn. */
 const PAUSE_MS = 8;

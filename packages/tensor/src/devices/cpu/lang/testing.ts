@@ -8,8 +8,15 @@ import type { Address, Condition, Instruction, KernelCode, Node, Operand, Reg } 
 const TILE_ROWS = 16;
 const TILE_BYTES = 1024;
 
-/** Memory of modelled kernels: blocks apart from each other. */
-export class ModelMemory {
+/** Where modelled kernels compute. */
+export interface KernelMemory {
+  readonly view: DataView;
+  /** The address, when kernels may touch so many bytes there. @throws RangeError when not */
+  check(address: number, bytes: number): number;
+}
+
+/** Memory of blocks apart from each other, outside of which nothing may be touched. */
+export class ModelMemory implements KernelMemory {
   readonly buffer: ArrayBuffer;
   readonly view: DataView;
   private readonly mine: Uint8Array;
@@ -35,7 +42,6 @@ export class ModelMemory {
     this.top = 64;
   }
 
-  /** @throws RangeError unless all of the bytes were allocated */
   check(address: number, bytes: number): number {
     for (let at = address; at < address + bytes; at++) {
       if (this.mine[at] !== 1) throw new RangeError(`byte ${at - address} of ${bytes} at ${address} is nobody's`);
@@ -53,14 +59,14 @@ interface Vector {
 const flushed = (x: number): number => (Math.abs(x) < 2 ** -126 ? 0 : x);
 
 class Model {
-  private readonly memory: ModelMemory;
+  private readonly memory: KernelMemory;
   private readonly numbers: number[] = [];
   private readonly vectors = new Map<number, Vector>();
   private readonly lanes: number;
   private readonly all: readonly number[];
   private tiles: Uint8Array[] | undefined;
 
-  constructor(memory: ModelMemory, { target, parameters, registers }: KernelCode, values: readonly number[]) {
+  constructor(memory: KernelMemory, { target, parameters, registers }: KernelCode, values: readonly number[]) {
     this.memory = memory;
     this.lanes = target.lanes;
     this.all = Array.from({ length: this.lanes }, (_, lane) => lane);
@@ -212,7 +218,7 @@ class Model {
       const { base, index, disp } = address!;
       for (let row = 0; row < TILE_ROWS; row++) {
         const place = this.numbers[base.id] + disp + row * this.numbers[index!.id];
-        const line = new Uint8Array(this.memory.buffer, this.memory.check(place, 64), 64);
+        const line = new Uint8Array(this.memory.view.buffer, this.memory.check(place, 64), 64);
         const mine = this.tiles[imm].subarray(64 * row, 64 * row + 64);
         if (op === "tileLoad") mine.set(line);
         else line.set(mine);
@@ -281,7 +287,7 @@ function scalar(op: Instruction["op"], dst: Reg, a: number, b = 0): number {
 }
 
 /** Calls a kernel with its block of arguments at `args`. @throws where it touches what was not allocated */
-export function runModel(memory: ModelMemory, code: KernelCode, args: number, begin: number, end: number): void {
+export function runModel(memory: KernelMemory, code: KernelCode, args: number, begin: number, end: number): void {
   const model = new Model(memory, code, [args, begin, end]);
   model.run(code.body);
   model.finish();

@@ -1,0 +1,99 @@
+/**
+ * Which products go to matrix tiles, and with which arguments: the devices' suite on WebAssembly whose products on tiles are
+ * run step by step by a model.
+ */
+import { afterAll, describe, expect, test } from "bun:test";
+import { DEVICE_TESTS } from "../conformance.ts";
+import { CpuDevice, type CpuDeviceOptions } from "./device.ts";
+import { KernelLibrary } from "./kernel-library.ts";
+import { type ArgumentTypes, type ArgumentValues, buildKernel, type Kernel, writeArguments } from "./lang/kernel.ts";
+import { AMX, type Target, WASM } from "./lang/target.ts";
+import { runModel } from "./lang/testing.ts";
+import type { Runtime } from "./runtime/index.ts";
+import type { WasmMemory } from "./runtime/memory.ts";
+import { Pair } from "./testing.ts";
+
+/** Kernels on tiles that were run. */
+let products = 0;
+
+class TileLibrary extends KernelLibrary {
+  override readonly target: Target = { ...WASM, tiles: true };
+  private readonly memory: WasmMemory;
+  private readonly args: DataView;
+
+  constructor(runtime: Runtime) {
+    super(runtime);
+    this.memory = runtime.memory as WasmMemory;
+    this.args = runtime.args;
+  }
+
+  override run<A extends ArgumentTypes>(kernel: Kernel<A>, values: ArgumentValues<A>, items: number, chunk = 1): void {
+    if (!kernel.name.includes("tiles")) {
+      super.run(kernel, values, items, chunk);
+      return;
+    }
+    products++;
+    const view = new DataView(this.memory.memory.buffer);
+    writeArguments(kernel, this.args, 0, values);
+    const code = buildKernel(kernel, AMX);
+    for (let begin = 0; begin < items; begin += chunk) {
+      const end = Math.min(begin + chunk, items);
+      runModel({ view, check: (address) => address }, code, this.args.byteOffset, begin, end);
+    }
+  }
+}
+
+const make = (options: CpuDeviceOptions = {}) =>
+  new CpuDevice({ ...options, isa: "wasm", kernels: (runtime) => new TileLibrary(runtime) });
+
+describe("products on tiles", () => {
+  const device = make();
+  afterAll(() => device.dispose());
+  for (const { name, run } of DEVICE_TESTS.filter(({ name }) => /^(matmul|linearCrossEntropy)/.test(name))) {
+    // Its edges are those of the smaller ones.
+    if (name === "matmul: enough for every thread") continue;
+    const again = async (threads: number) => make({ threads });
+    test(name, () => run({ device, bounds: { product: 4e-5 }, again }), 120_000);
+  }
+  test("were made", () => {
+    expect(products).toBeGreaterThan(100);
+  });
+});
+
+/** The greatest error of a product with bf16 weights, relative to its greatest result. */
+async function errorOf(options: CpuDeviceOptions, dtype: "f32" | "bf16"): Promise<number> {
+  const pair = new Pair(make(options));
+  try {
+    const a = pair.make({ shape: [40, 64] });
+    const b = pair.make({ shape: [64, 48], strides: [1, 64], dtype });
+    const out = pair.make({ shape: [40, 48] });
+    products = 0;
+    pair.run((device, side) => device.matmul(a[side], b[side], out[side]));
+    return await pair.distance(out);
+  } finally {
+    await pair.device.dispose();
+  }
+}
+
+test("precision: one, two and three bf16 numbers for an f32", async () => {
+  for (const dtype of ["f32", "bf16"] as const) {
+    const one = await errorOf({ precision: "bf16" }, dtype);
+    expect(one).toBeGreaterThan(1e-4);
+    expect(one).toBeLessThan(1e-2);
+    const two = await errorOf({}, dtype);
+    expect(two).toBeGreaterThan(5e-7);
+    expect(two).toBeLessThan(4e-5);
+  }
+  try {
+    process.env.TENSOR_TERMS = "3";
+    expect(await errorOf({}, "bf16")).toBeLessThan(5e-7);
+    expect(products).toBe(2);
+    // Both in f32: vectors keep every bit.
+    expect(await errorOf({}, "f32")).toBeLessThan(5e-7);
+    expect(products).toBe(0);
+    process.env.TENSOR_TERMS = "4";
+    expect(() => make()).toThrow("TENSOR_TERMS is 4; it must be 2 or 3");
+  } finally {
+    delete process.env.TENSOR_TERMS;
+  }
+}, 60_000);
