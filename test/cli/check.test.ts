@@ -35,6 +35,7 @@ describe("data --check", () => {
     ]);
     expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
     expect(stdout).toStartWith(`${SEED_DATA}: 5 rows (CSV, utf-8, "," between the cells)\nTokenizer: demo.`);
+    expect(stdout).toContain("\nNot used: the column instruction.\n");
     expect(stdout.match(/^Row \d+, line \d+: \d+ tokens, \d+ with loss$/gm)).toHaveLength(3);
     expect(stdout).toEndWith("\n\nNo findings.\n");
     const [row] = stdout.split("\n\n").filter((block) => block.startsWith("Row 2, line 3:"));

@@ -14,6 +14,9 @@ export interface Example {
 /** The instruction of every example, unless another is given or the data's own are kept. */
 export const DEFAULT_INSTRUCTION = "回答以下关于特定领域的问题:";
 
+/** The fields of a row that are used. */
+export const ALPACA_FIELDS: readonly string[] = ["instruction", "input", "output"];
+
 /**
  * A check of Alpaca rows that come from outside. `input` may be missing and is then empty; fields other than the three are
  * dropped. With `instruction` given, the rows' own are not looked at.

@@ -32,7 +32,7 @@ describe("the format shows in the first row", () => {
     const opened = await openExamples(file("format.jsonl", row));
     expect(opened.format).toBe(format);
     const rows = await Array.fromAsync(opened.rows());
-    expect(rows).toEqual([{ example: { messages: [...messages] }, row: 1, line: 1 }]);
+    expect(rows).toEqual([{ example: { messages: [...messages] }, row: 1, line: 1, unused: [] }]);
     expect(await readExamples(folder.file("list.json", JSON.stringify([row, row])))).toHaveLength(2);
   });
 
@@ -49,6 +49,23 @@ describe("the format shows in the first row", () => {
 function turn(role: Message["role"], content: string): Message {
   return { role, content };
 }
+
+test("fields and columns that are not used are told", async () => {
+  const unused = async (path: string) =>
+    (await Array.fromAsync((await openExamples(path)).rows())).map((row) => row.unused);
+  expect(await unused(file("a.jsonl", { instruction: "i", output: "o", history: [], system: "s" }))).toEqual([
+    ["history", "system"],
+  ]);
+  const more = [
+    { prompt: "q", completion: "a" },
+    { prompt: "q", completion: "a", id: 3 },
+  ];
+  expect(await unused(file("b.jsonl", ...more))).toEqual([[], ["id"]]);
+  expect(await unused(file("c.jsonl", { messages: TALK, tools: [] }))).toEqual([["tools"]]);
+  expect(await unused(folder.file("a.csv", "id, instruction,input,output\n1,2,3,4\n"))).toEqual([
+    ["id", "instruction"],
+  ]);
+});
 
 test("roles have the names that tools give them; text may come in parts", async () => {
   const messages = [
@@ -130,6 +147,11 @@ describe("what is wrong is named with file, line, row and field", () => {
       "a text for a turn",
       { messages: ["hello"] },
       'field "messages[0]": the turn is a string; an object with "role" and "content" is needed',
+    ],
+    [
+      "a tool's call",
+      { messages: [{ role: "assistant", content: "", tool_calls: [{ id: "1" }] }] },
+      'field "messages[0].tool_calls": the turn calls a tool, which cannot be trained on here; remove the row or the turn',
     ],
     [
       "another format",

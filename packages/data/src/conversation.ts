@@ -83,6 +83,14 @@ const weight = z
   .union([z.literal(0), z.literal(1)], { error: "the weight must be 0 (not to be learned) or 1" })
   .optional();
 
+/** What would be lost without a word. */
+const noCalls = z
+  .unknown()
+  .refine((value) => value == null || (Array.isArray(value) && value.length === 0), {
+    error: "the turn calls a tool, which cannot be trained on here; remove the row or the turn",
+  })
+  .optional();
+
 interface Keys {
   readonly role: "role" | "from";
   readonly content: "content" | "value";
@@ -91,7 +99,13 @@ const OPENAI: Keys = { role: "role", content: "content" };
 const SHAREGPT: Keys = { role: "from", content: "value" };
 
 function turnSchema({ role: roleKey, content: contentKey }: Keys, maxCellLength: number | undefined) {
-  const shape = { [roleKey]: role, [contentKey]: contentField(maxCellLength), weight };
+  const shape: Record<string, z.ZodType> = {
+    tool_calls: noCalls,
+    function_call: noCalls,
+    [roleKey]: role,
+    [contentKey]: contentField(maxCellLength),
+    weight,
+  };
   const error = ({ input }: { input?: unknown }) =>
     `the turn is ${nameType(input)}; an object with "${roleKey}" and "${contentKey}" is needed`;
   return z.object(shape, { error }).transform((turn): Message => {
@@ -115,6 +129,8 @@ function turnsSchema(keys: Keys, maxCellLength: number | undefined) {
 /** How a file's rows hold conversations. */
 export interface ConversationShape {
   readonly format: ConversationFormat;
+  /** The fields of a row that are used. */
+  readonly fields: readonly string[];
   /** The check of one row; a line and a field of it are named by what it throws, a `DataError`. */
   readonly read: (value: unknown, place: DataErrorPlace) => Conversation;
 }
@@ -150,7 +166,8 @@ function listShape(list: string, keys: Keys, maxCellLength: number | undefined):
         return { messages: [{ role: "system", content: system }, ...messages] };
       return { messages };
     });
-  return { format: keys === SHAREGPT ? "sharegpt" : "messages", read: (value, place) => checkRow(row, value, place) };
+  const format = keys === SHAREGPT ? "sharegpt" : "messages";
+  return { format, fields: [list, "system"], read: (value, place) => checkRow(row, value, place) };
 }
 
 /** TRL's prompt and completion: texts, which become a user's and an assistant's turn, or lists of messages. */
@@ -173,7 +190,8 @@ function promptCompletionShape(maxCellLength: number | undefined): ConversationS
       const context = prompt.map((turn) => (turn.role === "assistant" ? { ...turn, weight: 0 as const } : turn));
       return { messages: [...context, ...completion] };
     });
-  return { format: "prompt-completion", read: (value, place) => checkRow(row, value, place) };
+  const fields = ["prompt", "completion"];
+  return { format: "prompt-completion", fields, read: (value, place) => checkRow(row, value, place) };
 }
 
 function rowError(...fields: string[]) {

@@ -1,4 +1,4 @@
-import { alpacaReader, type Example } from "./alpaca.ts";
+import { ALPACA_FIELDS, alpacaReader, type Example } from "./alpaca.ts";
 import { cleanText } from "./clean.ts";
 import { type Conversation, type ConversationFormat, conversationShape } from "./conversation.ts";
 import { checkInstructionOptions, exampleOf, type InstructionOptions } from "./convert.ts";
@@ -27,6 +27,8 @@ export interface ExampleRow {
   row: number;
   /** Line of the file where it begins, counted from 1. */
   line: number;
+  /** Fields or columns of it that are not used. */
+  unused: readonly string[];
 }
 
 /** A file of training data whose format is known and whose rows are yet to come. */
@@ -58,10 +60,11 @@ async function openTable(path: string, options: ReadExamplesOptions): Promise<Ex
   const required = options.keepInstruction ? ["instruction", "input", "output"] : ["input", "output"];
   const csv = await openCsv(path, { maxRows: DEFAULT_MAX_ROWS, ...options, required });
   const toExample = exampleOf(csv, options);
+  const unused = csv.columns.map((column) => column.trim()).filter((column) => !required.includes(column));
   async function* rows(): AsyncGenerator<ExampleRow> {
     for await (const { cells, row, line } of csv.rows()) {
       const example = toExample(cells);
-      yield { example: { ...example, output: cleanText(example.output) }, row, line };
+      yield { example: { ...example, output: cleanText(example.output) }, row, line, unused };
     }
   }
   return { path, format: "csv", encoding: csv.encoding, delimiter: csv.delimiter, rows };
@@ -79,9 +82,11 @@ async function openJson(path: string, options: ReadExamplesOptions): Promise<Exa
     throw new DataError("options", { file: path }, problem);
   }
   const read: (value: unknown, place: DataErrorPlace) => TrainingExample = shape?.read ?? alpacaReader(options);
+  const used = new Set(shape?.fields ?? ALPACA_FIELDS);
   async function* rows(): AsyncGenerator<ExampleRow> {
     for await (const { value, row, line } of readJsonRows(path, options)) {
-      yield { example: read(value, { file: path, row, line }), row, line };
+      const example = read(value, { file: path, row, line });
+      yield { example, row, line, unused: Object.keys(value as object).filter((field) => !used.has(field)) };
     }
   }
   return { path, format: shape?.format ?? "alpaca", rows };

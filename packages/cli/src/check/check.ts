@@ -57,6 +57,7 @@ function toJson(inspection: Inspection, settings: object): object {
     delimiter: file.delimiter,
     ...settings,
     examples: inspection.examples,
+    unused: inspection.unused,
     validation_examples: inspection.validation,
     trainable: inspection.trainable,
     tokens: inspection.tokens,

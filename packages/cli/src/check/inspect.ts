@@ -42,6 +42,8 @@ export interface ShownRow extends RowPlace {
 export interface Inspection extends Findings {
   readonly file: Omit<ExampleFile, "rows">;
   readonly examples: number;
+  /** Fields or columns that are not used, and in how many rows each stands. */
+  readonly unused: Readonly<Record<string, number>>;
   /** Rows that something can be learned of. */
   readonly trainable: number;
   /** Rows of the validation data; undefined without. */
@@ -73,7 +75,7 @@ export async function inspect(
   options: InspectOptions,
 ): Promise<Inspection> {
   const { terminal, signal } = context;
-  const { file, examples, lines } = await readAll(options.file, signal);
+  const { file, examples, lines, unused } = await readAll(options.file, signal);
   const validation = options.validation === undefined ? undefined : await readAll(options.validation, signal);
   const prompt = promptFormatOf(examples, name);
   const how: SequenceOptions = {
@@ -121,6 +123,7 @@ export async function inspect(
   return {
     file,
     examples: examples.length,
+    unused: Object.fromEntries(unused),
     validation: validation?.examples.length,
     ...found,
     lengths: lengthsOf(lengths),
@@ -138,14 +141,16 @@ interface Content {
   readonly examples: TrainingExample[];
   /** Line of each. */
   readonly lines: number[];
+  readonly unused: Map<string, number>;
 }
 
 async function readAll(path: string, signal: AbortSignal): Promise<Content> {
   const { rows, ...file } = await openExamples(path, { signal });
-  const content: Content = { file, examples: [], lines: [] };
-  for await (const { example, line } of rows()) {
+  const content: Content = { file, examples: [], lines: [], unused: new Map() };
+  for await (const { example, line, unused } of rows()) {
     content.examples.push(example);
     content.lines.push(line);
+    for (const field of unused) content.unused.set(field, (content.unused.get(field) ?? 0) + 1);
   }
   return content;
 }

@@ -46,6 +46,20 @@ describe("with the demo model's tokenizer and chat template", () => {
   });
 });
 
+test("text that cannot touch the template's: the tokens of the rendered conversation as a whole", () => {
+  const content = fc
+    .string({ unit: fc.constantFrom(..."飞跃云 15GB,免费?ab"), minLength: 1 })
+    .map((text) => `问${text}。`);
+  const turns = fc.array(content, { minLength: 1, maxLength: 6 });
+  fc.assert(
+    fc.property(turns, (texts) => {
+      const messages = texts.map((text, i) => ({ role: i % 2 === 0 ? "user" : "assistant", content: text }));
+      const rendered = tokenizer.renderChat(messages, { addGenerationPrompt: false });
+      expect(trainingSequence({ messages }, options).tokens).toEqual(tokenizer.encode(rendered));
+    }),
+  );
+});
+
 describe("characters that are cut over tokens", () => {
   const bytes = { tokenBytes: (id: number) => Uint8Array.of(id) };
   const pieces = (tokens: readonly number[], targets = tokens.map(() => -1)) => piecesOf({ tokens, targets }, bytes);

@@ -33,12 +33,19 @@ export function showInspection(inspection: Inspection, options: ShowOptions): st
   const table = file.format === "csv" ? `, ${file.encoding}, ${nameDelimiter(file.delimiter)} between the cells` : "";
   const blocks = [
     `${file.path}: ${count(examples, "row")} (${FORMAT_NAMES[file.format]}${table})\n` +
-      `Tokenizer: ${options.tokenizer}. Loss on ${LOSS_TEXT[options.loss]} (--loss ${options.loss}).`,
+      `Tokenizer: ${options.tokenizer}. Loss on ${LOSS_TEXT[options.loss]} (--loss ${options.loss}).${showUnused(inspection)}`,
     ...showRows(inspection.shownRows, options),
     showLengths(inspection, options),
     showFindings(inspection, options),
   ];
   return blocks.join("\n\n");
+}
+
+function showUnused({ unused, examples, file }: Inspection): string {
+  const fields = Object.entries(unused);
+  if (fields.length === 0) return "";
+  const names = fields.map(([name, rows]) => `${clip(name)}${rows < examples ? ` (in ${count(rows, "row")})` : ""}`);
+  return `\nNot used: the ${file.format === "csv" ? "column" : "field"}${fields.length === 1 ? "" : "s"} ${listed(names)}.`;
 }
 
 function nameDelimiter(delimiter: string | undefined): string {
