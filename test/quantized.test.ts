@@ -65,7 +65,7 @@ if (weights === undefined || gguf === undefined) {
 
   const cases: [string, () => Promise<Awaited<ReturnType<typeof measure>>>, number][] = [
     ["8 bits", () => measure(weights, { quantize: "q8" }, 320), 0.005],
-    ["4 bits", () => measure(weights, { quantize: "q4" }, 320), 0.06],
+    ["4 bits", () => measure(weights, { quantize: "q4" }, 320), 0.04],
     ["a GGUF file's own blocks", () => measure(gguf, {}, 320), 0.005],
   ];
   test.each(cases)(

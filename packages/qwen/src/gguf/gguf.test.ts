@@ -151,6 +151,8 @@ describe("quantised loading", () => {
     const four = await load("q4");
     const types = new Map(four.names.map(([name, t]) => [name, t.dtype]));
     expect(types.get("model.layers.0.mlp.up_proj.weight")).toBe("q4_1");
+    expect(types.get("model.layers.1.self_attn.q_proj.weight")).toBe("q4_1");
+    expect(types.get("model.layers.1.self_attn.k_proj.weight")).toBe("q8_0");
     expect(types.get("model.embed_tokens.weight")).toBe("q8_0");
     expect(types.get("model.norm.weight")).toBe("f32");
     expect(await readdir(quantizedCache)).toHaveLength(2);

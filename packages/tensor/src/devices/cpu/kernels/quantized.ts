@@ -165,10 +165,16 @@ function gemvKernel(type: BlockType, rows: number) {
       };
       if (reader.groups === 1) {
         k.repeat(args.blocks.sar(Math.log2(UNROLL)), () => {
+          prefetchAhead(w, UNROLL * reader.bytes);
           for (let u = 0; u < UNROLL; u++) multiplyBlock();
         });
         k.repeat(args.blocks.and(UNROLL - 1), multiplyBlock);
-      } else k.repeat(args.blocks, multiplyBlock);
+      } else {
+        k.repeat(args.blocks, () => {
+          prefetchAhead(w, reader.bytes);
+          multiplyBlock();
+        });
+      }
 
       const to = k.variable(args.c.at(column));
       const source = k.variable(args.source.at(args.sourceColumn.mul(column)));
@@ -181,6 +187,15 @@ function gemvKernel(type: BlockType, rows: number) {
     });
     release();
   });
+}
+
+/** How far ahead of the weights that are multiplied the next are asked for. */
+const AHEAD_BYTES = 1024;
+const LINE_BYTES = 64;
+
+/** Asks for the lines that the next `bytes` of weights will be in: the processor alone asks too late for one core. */
+function prefetchAhead(w: Pointer, bytes: number): void {
+  for (let at = 0; at < bytes; at += LINE_BYTES) w.atByte(AHEAD_BYTES + at).prefetch();
 }
 
 /** The place `row` rows on. */
