@@ -119,8 +119,9 @@ export function supportedDevice(name: DeviceName): TensorDeviceName {
 }
 
 /** Makes the device that the options ask for the default one. */
-export async function openDevice({ device: name, threads }: Pick<ModelOptions, "device" | "threads">): Promise<Device> {
-  const device = await createDevice(supportedDevice(name), { threads });
+export async function openDevice(options: Pick<ModelOptions, "device" | "threads" | "precision">): Promise<Device> {
+  const { device: name, threads, precision } = options;
+  const device = await createDevice(supportedDevice(name), { threads, precision });
   setDefaultDevice(device);
   return device;
 }
@@ -129,7 +130,7 @@ export async function openDevice({ device: name, threads }: Pick<ModelOptions, "
 export async function openModel(
   context: Context,
   located: LocatedModel,
-  options: Pick<ModelOptions, "device" | "threads" | "quantize">,
+  options: Pick<ModelOptions, "device" | "threads" | "precision" | "quantize">,
 ): Promise<OpenModel> {
   const device = await openDevice(options);
   const progress = new Progress(context.terminal, "Loading");

@@ -124,6 +124,14 @@ export function modelCommand(
     .addOption(option("--threads <n>", "threads of the device (default: all cores)", integer(1, 1024)))
     .addOption(
       new Option(
+        "--precision <type>",
+        "on processors with AMX: bf16 rounds the factors of matrix products, which is faster",
+      )
+        .choices(["f32", "bf16"])
+        .default("f32" as const),
+    )
+    .addOption(
+      new Option(
         "--quantize <bits>",
         "round the weights to 8 or to about 5 bits: less memory and faster answers, a little less sure of its words",
       ).choices(QUANTIZATIONS),
@@ -142,6 +150,7 @@ export interface ModelOptions {
   readonly model?: string;
   readonly device: DeviceName;
   readonly threads?: number;
+  readonly precision?: "f32" | "bf16";
   readonly quantize?: Quantization;
   readonly seed: number;
 }

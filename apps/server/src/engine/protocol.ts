@@ -13,6 +13,8 @@ export interface EngineOptions {
   readonly adapters: readonly { readonly name: string; readonly dir: string }[];
   readonly device: DeviceName;
   readonly threads?: number;
+  /** See `CreateDeviceOptions`. */
+  readonly precision?: "f32" | "bf16";
   /** Rounds the weights; see `LoadModelOptions`. */
   readonly quantize?: Quantization;
 }

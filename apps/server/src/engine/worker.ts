@@ -16,8 +16,8 @@ function sendable(error: unknown): SentError {
   return error instanceof ApiError ? { message, stack, type: error.type, param: error.param } : { message, stack };
 }
 
-async function load({ dir, name, adapters: wanted, device: deviceName, threads, quantize }: EngineOptions) {
-  const device = await createDevice(deviceName, { threads });
+async function load({ dir, name, adapters: wanted, device: deviceName, threads, precision, quantize }: EngineOptions) {
+  const device = await createDevice(deviceName, { threads, precision });
   setDefaultDevice(device);
   const onProgress = (loaded: number, total: number): void => send({ kind: "loading", loaded, total });
   const qwen = await Qwen.load(dir, { device, quantize, onProgress });

@@ -100,7 +100,7 @@ async function startEngine(
   { terminal, signal }: Context,
   { dir, name }: LocatedModel,
   dirs: readonly string[],
-  { device, threads, quantize }: ModelOptions,
+  { device, threads, precision, quantize }: ModelOptions,
 ): Promise<Engine> {
   const progress = new Progress(terminal, "Loading");
   try {
@@ -110,6 +110,7 @@ async function startEngine(
       adapters: dirs.map((adapter) => ({ name: adapterName(adapter), dir: adapter })),
       device: supportedDevice(device),
       threads,
+      precision,
       quantize,
       signal,
       onProgress: (loaded, total) => progress.update(loaded / total, `${loaded} of ${total} tensors`),

@@ -329,6 +329,7 @@ function recordOf(
     repeat: (options.repeat ?? []).map(({ text, times }: Repetition) => `${text}=${times}`),
     ...(options.initAdapter === undefined ? {} : { "init-adapter": options.initAdapter }),
     ...(options.quantize === undefined ? {} : { quantize: options.quantize }),
+    ...(options.precision === "bf16" ? { precision: options.precision } : {}),
   };
 }
 
