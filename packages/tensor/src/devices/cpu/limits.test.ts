@@ -1,7 +1,17 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { CpuContext } from "./context.ts";
+import { ModelledMachine } from "./emit/modelled-machine.ts";
 import { emitters } from "./kernel-library.ts";
-import { accumulators, measureLimits, multiplyAddKernel, READ_FLOATS, readKernel } from "./limits.ts";
+import { AMX } from "./lang/target.ts";
+import {
+  accumulators,
+  measureLimits,
+  multiplyAddKernel,
+  multiplyTilesKernel,
+  READ_FLOATS,
+  readKernel,
+  TILE_SUMS_BYTES,
+} from "./limits.ts";
 import { missing } from "./runtime/isa.ts";
 
 const probe = new CpuContext({});
@@ -27,6 +37,14 @@ describe.each(here)("limits on %s", (isa) => {
       await cpu.runtime.dispose();
     }
   });
+});
+
+test("the kernel on tiles does the work that it is counted for", () => {
+  const machine = new ModelledMachine(AMX);
+  const [x, out] = [machine.allocate(1024), machine.allocate(2 * TILE_SUMS_BYTES)];
+  x.u16.fill(0x3f80); // 1
+  machine.compile(multiplyTilesKernel)({ rounds: 3, x: x.address, out: out.address }, 0, 2);
+  expect(out.f32.every((sum) => sum === 3 * 4 * 32)).toBe(true);
 });
 
 test("measures something on every thread count", async () => {

@@ -2,13 +2,17 @@
 import { CpuContext } from "./context.ts";
 import type { CpuDeviceOptions } from "./device.ts";
 import { defineKernel } from "./lang/kernel.ts";
+import { beginTiles, endTiles, loadTile, multiplyTiles, storeTile, zeroTile } from "./lang/tiles.ts";
 import type { VF } from "./lang/values.ts";
 
 /** The most that all threads together reach. */
 export interface CpuLimits {
   readonly isa: string;
   readonly threads: number;
-  /** f32 multiply-adds in registers, 10⁹ operations (two each) a second. */
+  /**
+   * f32 multiply-adds in registers, 10⁹ operations (two each) a second. With matrix tiles (AMX): of f32 with bf16 numbers, each of
+   * which takes as many multiply-adds of bf16 as the precision has terms (two).
+   */
   readonly gflops: number;
   /** Memory read in order, 10⁹ bytes a second. */
   readonly gbytes: number;
@@ -39,6 +43,32 @@ export function accumulators(registers: number): number {
   return registers - 4;
 }
 
+/** Bytes of four tiles. */
+export const TILE_SUMS_BYTES = 4096;
+/** Multiply-adds of one pair of tiles. */
+const TILE_OPERATIONS = 16 * 16 * 32;
+
+/** Each item multiplies the tile x of bf16 numbers with itself, into four independent sums, which go to out[item]. */
+export const multiplyTilesKernel = defineKernel(
+  "limitMultiplyTiles",
+  { rounds: "index", x: "u16*", out: "f32*" },
+  (k, args) => {
+    const row = k.index(64);
+    beginTiles(k);
+    k.loop({ from: k.begin, to: k.end }, (item) => {
+      for (let tile = 4; tile < 8; tile++) loadTile(k, tile, args.x, row);
+      for (let sum = 0; sum < 4; sum++) zeroTile(k, sum);
+      k.repeat(args.rounds, () => {
+        for (let i = 0; i < UNROLL; i++)
+          for (let sum = 0; sum < 4; sum++) multiplyTiles(k, sum, 4 + (sum >> 1), 6 + (sum & 1));
+      });
+      const to = args.out.atByte(item.mul(TILE_SUMS_BYTES)).fixed();
+      for (let sum = 0; sum < 4; sum++) storeTile(k, sum, to.atByte(sum * 1024), row);
+    });
+    endTiles(k);
+  },
+);
+
 /** f32 numbers that an item of {@link readKernel} reads. */
 export const READ_FLOATS = 16_384;
 const STREAMS = 8;
@@ -68,15 +98,7 @@ export async function measureLimits(options: CpuDeviceOptions = {}): Promise<Cpu
   const cpu = new CpuContext(options);
   try {
     const { kernels, threads, runtime } = cpu;
-    const items = 8 * threads;
-    const operations =
-      2 * items * ROUNDS * UNROLL * accumulators(kernels.target.vectorRegisters) * kernels.target.lanes;
-    const gflops = cpu.scratch(8 + 4 * items, (address) => {
-      cpu.memory.f32(address, 2).set([0.5, 1e-6]);
-      return (
-        operations / best(() => kernels.run(multiplyAddKernel, { rounds: ROUNDS, x: address, out: address + 8 }, items))
-      );
-    });
+    const gflops = kernels.target.tiles ? tilePeak(cpu) / cpu.terms : vectorPeak(cpu);
     const bytes = 4 * READ_ITEMS * READ_FLOATS;
     const gbytes = cpu.scratch(bytes + 4 * READ_ITEMS, (address) => {
       // Pages that were never written are all the same one.
@@ -87,6 +109,25 @@ export async function measureLimits(options: CpuDeviceOptions = {}): Promise<Cpu
   } finally {
     await cpu.runtime.dispose();
   }
+}
+
+function vectorPeak(cpu: CpuContext): number {
+  const items = 8 * cpu.threads;
+  const { vectorRegisters, lanes } = cpu.kernels.target;
+  const operations = 2 * items * ROUNDS * UNROLL * accumulators(vectorRegisters) * lanes;
+  return cpu.scratch(8 + 4 * items, (x) => {
+    cpu.memory.f32(x, 2).set([0.5, 1e-6]);
+    return operations / best(() => cpu.kernels.run(multiplyAddKernel, { rounds: ROUNDS, x, out: x + 8 }, items));
+  });
+}
+
+function tilePeak(cpu: CpuContext): number {
+  const items = 8 * cpu.threads;
+  const operations = 2 * items * ROUNDS * UNROLL * 4 * TILE_OPERATIONS;
+  return cpu.scratch(1024 + items * TILE_SUMS_BYTES, (x) => {
+    cpu.memory.f32(x, 256).fill(0.5);
+    return operations / best(() => cpu.kernels.run(multiplyTilesKernel, { rounds: ROUNDS, x, out: x + 1024 }, items));
+  });
 }
 
 /** Nanoseconds of the fastest of some runs, so that a quotient is 10⁹ a second. */

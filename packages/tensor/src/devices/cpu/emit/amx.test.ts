@@ -1,7 +1,8 @@
 /** Products on AMX tiles, on an emulated processor, against plain loops. */
-import { test } from "bun:test";
+import { expect, test } from "bun:test";
 import { multiplyOnTiles, rowsAlone, specialNumbers, tileProducts, tileWorkspace } from "../kernels/tile-products.ts";
 import { AMX } from "../lang/target.ts";
+import { multiplyTilesKernel, TILE_SUMS_BYTES } from "../limits.ts";
 import { haveTiles } from "./bochs.ts";
 import { EmulatedMachine } from "./emulated-machine.ts";
 
@@ -18,6 +19,10 @@ test.skipIf(!haveTiles)(
       checks.push(rowsAlone(machine, element, workspace));
       for (const form of ["nt", "nn"] as const) checks.push(specialNumbers(machine, element, form, workspace));
     }
+    const [x, out] = [machine.allocate(1024), machine.allocate(2 * TILE_SUMS_BYTES)];
+    x.u16.fill(0x3f80); // 1
+    machine.compile(multiplyTilesKernel)({ rounds: 3, x: x.address, out: out.address }, 0, 2);
+    checks.push(() => expect(out.f32.every((sum) => sum === 3 * 4 * 32)).toBe(true));
     machine.flush();
     for (const check of checks) check();
   },
