@@ -1,5 +1,5 @@
 // Products with weights in quantised blocks: which kernels, with which arguments.
-import { BLOCKS, type BlockType } from "../../dtype.ts";
+import { BLOCKS, type BlockType, fromF16 } from "../../dtype.ts";
 import type { QuantizableType } from "../../quantized/encode.ts";
 import type { View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
@@ -67,7 +67,7 @@ function byBytes(cpu: CpuContext, { m, n, k, alpha, element, a, b, c, source }: 
           ...{ w: b.address, wRow: (b.column / elements) * bytes, blocks: k / elements },
           ...{ c: c.address + 4 * first * c.row, ldc: c.row, alpha },
           ...{ source: source.address + first * source.row, sourceRow: source.row, sourceColumn: source.column },
-          ...{ slots: workspace.slots, workspace: workspace.address },
+          ...{ slots: workspace.slots, workspace: workspace.address, halves: halvesOf(cpu) },
         },
         n,
         chunkOf(n, cpu.threads),
@@ -125,7 +125,7 @@ function decoded(
         decodeRows[element],
         {
           ...{ w: b.address + first * wRow, wRow, blocks: length / elements, out, ldo: length },
-          ...{ slots: workspace.slots, workspace: workspace.address },
+          ...{ slots: workspace.slots, workspace: workspace.address, halves: halvesOf(cpu) },
         },
         count,
         chunkOf(count, cpu.threads),
@@ -133,6 +133,20 @@ function decoded(
       use(first, count, out);
     }
   });
+}
+
+const tables = new WeakMap<CpuContext, number>();
+
+/** The address of a table of all half-precision numbers as f32, made on first use; it lives as long as the device. */
+function halvesOf(cpu: CpuContext): number {
+  let address = tables.get(cpu);
+  if (address === undefined) {
+    address = cpu.memory.allocate(4 * 0x10000);
+    const table = cpu.memory.f32(address, 0x10000);
+    for (let bits = 0; bits < 0x10000; bits++) table[bits] = fromF16(bits);
+    tables.set(cpu, address);
+  }
+  return address;
 }
 
 /** Rows of the weight that one call takes: eight calls a thread even out threads of unequal speed. */

@@ -19,6 +19,14 @@ export interface Group {
   readonly offset?: readonly VF[];
 }
 
+/** What reading needs besides the block. */
+export interface Aids {
+  /** 256 bytes of this thread's own. */
+  readonly scratch: Pointer;
+  /** f32 [65,536]: the value of every half-precision number. */
+  readonly halves: Pointer;
+}
+
 export interface BlockReader {
   /** Groups in a block. */
   readonly groups: 1 | 8;
@@ -31,10 +39,8 @@ export interface BlockReader {
   readonly constant: number;
   /**
    * Reads a block's groups in order, one each time the generator is asked; code is laid out in that order.
-   *
-   * @param scratch 256 bytes of this thread's own
    */
-  read(k: Builder, block: Pointer, scratch: Pointer): Generator<Group>;
+  read(k: Builder, block: Pointer, aids: Aids): Generator<Group>;
 }
 
 /** Vectors that 32 bytes take. */
@@ -52,7 +58,9 @@ const loadGroup = (k: Builder, at: Pointer): VI[] =>
       .as("i32")
       .loadInt(),
   );
-const half = (block: Pointer, at: number): VF => block.atByte(at).as("f16").broadcast();
+/** A block's half-precision number, as f32 in all lanes: looked up, which leaves the vector units to the products. */
+const half = (block: Pointer, at: number, { halves }: Aids): VF =>
+  halves.at(block.atByte(at).as("u16").loadIndex()).broadcast();
 
 const LOW = 0x0f0f0f0f;
 
@@ -71,12 +79,12 @@ function smallBlocks(bytes: number, bits: 4 | 5, offset: "minimum" | number): Bl
   const fifth = minimum ? 4 : 2;
   return {
     ...{ groups: 1, bytes, signed: false, constant: minimum ? 1 : -offset },
-    *read(k, block) {
+    *read(k, block, aids) {
       const numbers = block.atByte(fifth + (bits === 5 ? 4 : 0));
       const low = parts(k, (part) => numbers.nibbles(part));
       const all = bits === 4 ? low : low.map((x, part) => x.or(fifthBits(k, block.atByte(fifth), part)));
-      const scale = every(k, half(block, 0));
-      yield { bytes: all, scale, offset: minimum ? every(k, half(block, 2)) : undefined };
+      const scale = every(k, half(block, 0, aids));
+      yield { bytes: all, scale, offset: minimum ? every(k, half(block, 2, aids)) : undefined };
     },
   };
 }
@@ -85,7 +93,7 @@ function smallBlocks(bytes: number, bits: 4 | 5, offset: "minimum" | number): Bl
  * The eight 6-bit scales and minima of `q4_k` and `q5_k`, unpacked, multiplied by the block's `d` and `−dmin`, and left
  * in `scratch` as 8 + 8 f32.
  */
-function unpackScales(k: Builder, block: Pointer, scratch: Pointer): void {
+function unpackScales(k: Builder, block: Pointer, aids: Aids): void {
   const packed = block.atByte(4).broadcastBlock();
   const pick = (order: readonly number[]): VI => packed.shuffleBytes(k.bytes((i) => order[i & 15]));
   const none = 128;
@@ -100,11 +108,11 @@ function unpackScales(k: Builder, block: Pointer, scratch: Pointer): void {
     .and(k.bytes(quarter(63, 15, 63, 0)))
     .or(low.shr(4).and(k.bytes(quarter(0, 0, 0, 15))))
     .or(high.shr(2).and(0x30303030));
-  const factors = [half(block, 0), half(block, 2).neg()];
+  const factors = [half(block, 0, aids), half(block, 2, aids).neg()];
   factors.forEach((factor, i) => {
     for (let j = 0; j < 8; j += k.lanes) {
       const eight = i === 0 && j === 0 ? numbers : numbers.shuffleBytes(k.bytes((b) => (b + 8 * i + j) & 15));
-      scratch
+      aids.scratch
         .as("f32")
         .at(8 * i + j)
         .store(eight.widenBytes().toFloat().mul(factor));
@@ -117,9 +125,9 @@ function kBlocks(bits: 4 | 5): BlockReader {
   const numbers = bits === 4 ? 16 : 48;
   return {
     ...{ groups: 8, bytes: numbers + 128, signed: false, constant: 1 },
-    *read(k, block, scratch) {
-      unpackScales(k, block, scratch);
-      const factors = scratch.as("f32");
+    *read(k, block, aids) {
+      unpackScales(k, block, aids);
+      const factors = aids.scratch.as("f32");
       for (let j = 0; j < 8; j++) {
         const both = loadGroup(k, block.atByte(numbers + 32 * (j >> 1)));
         const low = both.map((x) => (j & 1 ? x.shr(4) : x).and(LOW));
@@ -137,10 +145,10 @@ function kBlocks(bits: 4 | 5): BlockReader {
 
 const Q6K: BlockReader = {
   ...{ groups: 8, bytes: 210, signed: false, halves: true, constant: -32 },
-  *read(k, block, scratch) {
-    const d = half(block, 208);
+  *read(k, block, aids) {
+    const d = half(block, 208, aids);
     const scales = block.atByte(192).broadcastBlock();
-    const factors = scratch.as("f32");
+    const factors = aids.scratch.as("f32");
     for (let j = 0; j < 16; j += k.lanes) {
       const some = j === 0 ? scales : scales.shuffleBytes(k.bytes((b) => (b + j) & 15));
       factors.at(j).store(some.widenBytes(true).toFloat().mul(d));
@@ -167,8 +175,8 @@ const Q6K: BlockReader = {
 
 const Q80: BlockReader = {
   ...{ groups: 1, bytes: 34, signed: true, constant: 0 },
-  *read(k, block) {
-    yield { bytes: loadGroup(k, block.atByte(2)), scale: every(k, half(block, 0)) };
+  *read(k, block, aids) {
+    yield { bytes: loadGroup(k, block.atByte(2)), scale: every(k, half(block, 0, aids)) };
   },
 };
 

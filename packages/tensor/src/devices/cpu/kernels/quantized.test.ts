@@ -52,7 +52,10 @@ function weight(machine: Machine, type: BlockType, n: number, blocks: number, sl
 
 function space(machine: Machine) {
   const slots = machine.allocate(4);
-  return { slots: slots.address, workspace: machine.allocate(BLOCK_WORKSPACE_BYTES).address };
+  const halves = machine.allocate(4 * 0x10000);
+  for (let bits = 0; bits < 0x10000; bits++) halves.f32[bits] = fromF16(bits);
+  const workspace = machine.allocate(BLOCK_WORKSPACE_BYTES);
+  return { slots: slots.address, workspace: workspace.address, halves: halves.address };
 }
 
 /** The rows as `quantizeRows` must leave them: integers and scales. */

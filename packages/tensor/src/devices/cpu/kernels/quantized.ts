@@ -118,6 +118,8 @@ const gemvArgs = {
   /** One i32 flag a thread, 0 at first, and `BLOCK_WORKSPACE_BYTES` a thread. */
   slots: "i32*",
   workspace: "u8*",
+  /** f32 [65,536]: the value of every half-precision number. */
+  halves: "f32*",
 } as const;
 
 /** Blocks of one group that are multiplied between two jumps. */
@@ -129,6 +131,7 @@ function gemvKernel(type: BlockType, rows: number) {
   return defineBlockKernel(`gemv_${type}_${rows}`, gemvArgs, (k, args) => {
     const { slot, release } = claimWorkspace(k, args.slots);
     const scratch = args.workspace.at(slot.mul(BLOCK_WORKSPACE_BYTES)).fixed();
+    const halves = args.halves;
     // Products and offsets are summed apart, so that neither waits for the other; the order is the same for any number
     // of rows.
     const ways = reader.constant === 0 ? 1 : 2;
@@ -139,7 +142,7 @@ function gemvKernel(type: BlockType, rows: number) {
       const sums = Array.from({ length: rows }, () => Array.from({ length: ways }, () => k.variable(k.zero())));
       const multiplyBlock = (): void => {
         let g = 0;
-        for (const { bytes, scale, offset = scale } of reader.read(k, w, scratch)) {
+        for (const { bytes, scale, offset = scale } of reader.read(k, w, { scratch, halves })) {
           for (let r = 0; r < rows; r++) {
             const record = rowOf(a, aRow, r).atByte(g * RECORD_BYTES);
             const factor = record.atByte(SCALE_AT).as("f32").broadcast();
@@ -213,6 +216,7 @@ const decodeArgs = {
   ldo: "index",
   slots: "i32*",
   workspace: "u8*",
+  halves: "f32*",
 } as const;
 
 /** Rows of W as f32, each element rounded once. An item is a row. */
@@ -221,11 +225,12 @@ function decodeKernel(type: BlockType) {
   return defineBlockKernel(`decode_${type}`, decodeArgs, (k, args) => {
     const { slot, release } = claimWorkspace(k, args.slots);
     const scratch = args.workspace.at(slot.mul(BLOCK_WORKSPACE_BYTES)).fixed();
+    const halves = args.halves;
     k.loop({ from: k.begin, to: k.end }, (row) => {
       const w = k.variable(args.w.at(row.mul(args.wRow)));
       const out = k.variable(args.out.at(row.mul(args.ldo)));
       k.repeat(args.blocks, () => {
-        for (const group of reader.read(k, w, scratch)) {
+        for (const group of reader.read(k, w, { scratch, halves })) {
           decodeGroup(k, reader, group, scratch.atByte(BLOCK_WORKSPACE_BYTES - GROUP), out);
           out.advance(GROUP);
         }
