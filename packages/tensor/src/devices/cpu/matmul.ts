@@ -119,24 +119,25 @@ function onTiles(cpu: CpuContext, given: Product): boolean {
   const { kernels, terms, threads } = cpu;
   if (!kernels.target.tiles || isBlocks(element) || a.column !== 1) return false;
   const form = b.column === 1 ? "nn" : "nt";
-  if (!fitsTiles({ element, form, n, k, terms })) return false;
-  const plan = planTiles(m, n, k, threads, terms);
+  const shape = { element, form, m, n, k, terms } as const;
+  if (!fitsTiles(shape)) return false;
+  const { groups, packedBytes, items, table } = planTiles(shape, threads);
   const workspace = cpu.workspace(TILES_WORKSPACE_BYTES);
   // Both in f32 with three terms does not fit.
   const products = element === "bf16" ? gemmTiles.bf16[terms] : gemmTiles.f32[terms as 1 | 2];
-  cpu.scratch(plan.packedBytes, (packed) => {
-    const { groups } = plan;
+  cpu.scratch(packedBytes + table.byteLength, (packed) => {
+    const itemsAt = packed + packedBytes;
+    cpu.memory.i32(itemsAt, table.length).set(table);
     kernels.run(packTilesA[terms], { a: a.address, packed, m, k, lda: a.row, groups }, groups);
     kernels.run(
       products[form],
       {
-        ...{ packed, b: b.address, c: c.address, alpha, m, n, k, groups },
+        ...{ packed, b: b.address, c: c.address, alpha, m, n, k, groups, items: itemsAt },
         ...{ source: source.address, sourceRow: source.row, sourceColumn: source.column },
-        ...{ ldb: form === "nn" ? b.row : b.column, ldc: c.row, byRows: plan.byRows ? 1 : 0 },
+        ...{ ldb: form === "nn" ? b.row : b.column, ldc: c.row },
         ...{ slots: workspace.slots, workspace: workspace.address },
       },
-      plan.items,
-      plan.chunk,
+      items,
     );
   });
   return true;

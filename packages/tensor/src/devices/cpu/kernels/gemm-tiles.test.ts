@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { ModelledMachine } from "../emit/modelled-machine.ts";
 import { AMX } from "../lang/target.ts";
-import { fitsTiles } from "./gemm-tiles.ts";
+import { fitsTiles, planTiles } from "./gemm-tiles.ts";
 import { multiplyOnTiles, rowsAlone, specialNumbers, tileProducts } from "./tile-products.ts";
 
 test("sizes around the edges", () => {
@@ -33,6 +33,30 @@ test.each([
   },
   60_000,
 );
+
+test("blocks cover C once, and are as many as give every thread the same", () => {
+  for (const [m, n, threads] of [
+    [1, 896, 16],
+    [1024, 896, 16],
+    [1024, 4864, 16],
+    [1000, 128, 3],
+    [40, 2048, 1],
+    [33, 70, 64],
+  ] as const) {
+    const { groups, items, table } = planTiles({ element: "bf16", form: "nt", m, n, k: 896, terms: 2 }, threads);
+    expect(groups).toBe(Math.ceil(m / 32));
+    expect(table.length).toBe(4 * items);
+    const seen = new Uint8Array(groups * Math.ceil(n / 32));
+    for (let item = 0; item < items; item++) {
+      const [first, last, from, to] = table.subarray(4 * item);
+      expect(from % 32 === 0 && to <= n && to - from <= 512 && (to === n || to % 32 === 0)).toBe(true);
+      for (let group = first; group < last; group++)
+        for (let column = from; column < to; column += 32) seen[group * Math.ceil(n / 32) + column / 32]++;
+    }
+    expect(seen.every((count) => count === 1)).toBe(true);
+  }
+  expect(planTiles({ element: "bf16", form: "nt", m: 1024, n: 896, k: 896, terms: 2 }, 16).items).toBe(16);
+});
 
 test("what is left to vectors", () => {
   const shape = { element: "bf16", form: "nt", n: 64, k: 40, terms: 2 } as const;

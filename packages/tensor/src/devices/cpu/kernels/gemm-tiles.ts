@@ -35,8 +35,12 @@ export type TilesElement = "f32" | "bf16";
 
 /** Inner elements summed at a time. */
 const DEPTH = 1024;
-/** Numbers of B that a thread packs at a time, each part counted. */
+/** Numbers of B that an item packs at a time, each part counted. */
 const PACKED_NUMBERS = 512 * DEPTH;
+/** Columns of an item at most. */
+const itemColumns = (partsB: number): number => PACKED_NUMBERS / DEPTH / partsB;
+/** Of an item in the plan's table: first group of rows and the one after the last, first column and the one after the last. */
+const ITEM_WORDS = 4;
 /** The tiles' sums of one block of C. */
 const SUMS_BYTES = 4 * TILE_BYTES;
 /** First parts of a panel or group, what is not finite left out. */
@@ -60,8 +64,8 @@ const tilesArgs = {
   groups: "index",
   ldb: "index",
   ldc: "index",
-  /** Whether an item is a group of rows rather than a panel of columns. */
-  byRows: "index",
+  /** The plan's table. */
+  items: "i32*",
   /** One i32 flag a thread, 0 at first. */
   slots: "i32*",
   /** `TILES_WORKSPACE_BYTES` a thread. */
@@ -70,29 +74,15 @@ const tilesArgs = {
 
 function tilesKernel(element: TilesElement, transposed: boolean, terms: Terms) {
   const partsB = element === "bf16" ? 1 : terms;
-  const blockColumns = PACKED_NUMBERS / DEPTH / partsB;
   return defineKernel(`gemm_tiles_${element}_${transposed ? "nt" : "nn"}_${terms}`, tilesArgs, (k, args) => {
     const { slot, release } = claimWorkspace(k, args.slots);
     const sums = args.workspace.atByte(slot.mul(TILES_WORKSPACE_BYTES)).fixed();
     const packedB = sums.atByte(SUMS_BYTES + FLAG_BYTES + 2 * FINITE_BYTES).fixed();
-    const firstGroup = k.variable(k.index(0));
-    const lastGroup = k.variable(args.groups);
-    const firstColumn = k.variable(k.index(0));
-    const lastColumn = k.variable(args.n);
-    k.if(
-      args.byRows.ne(0),
-      () => {
-        firstGroup.set(k.begin);
-        lastGroup.set(k.end);
-      },
-      () => {
-        firstColumn.set(k.begin.mul(SIDE));
-        lastColumn.set(k.end.mul(SIDE).min(args.n));
-      },
-    );
     beginTiles(k);
-    k.loop({ from: firstColumn, to: lastColumn, step: blockColumns }, (column) => {
-      const columnEnd = column.add(blockColumns).min(lastColumn);
+    const item = k.variable(args.items.at(k.begin.mul(ITEM_WORDS)));
+    k.repeat(k.end.sub(k.begin), () => {
+      const [firstGroup, lastGroup, column, columnEnd] = [0, 1, 2, 3].map((word) => item.at(word).loadIndex());
+      item.advance(ITEM_WORDS);
       k.loop({ to: args.k, step: DEPTH }, (p) => {
         const length = args.k.sub(p).min(DEPTH);
         const steps = stepsOf(length);
@@ -247,8 +237,7 @@ function forms(element: TilesElement, terms: Terms) {
 }
 
 /**
- * `gemmTiles[element of B][terms][form]`: `nn` takes B [k, n], `nt` takes B as [n, k]. Items: panels of 32 columns, or groups of 32
- * rows.
+ * `gemmTiles[element of B][terms][form]`: `nn` takes B [k, n], `nt` takes B as [n, k]. Items: blocks of C.
  */
 export const gemmTiles = {
   bf16: { 1: forms("bf16", 1), 2: forms("bf16", 2), 3: forms("bf16", 3) },
@@ -278,17 +267,49 @@ export interface TilesPlan {
   /** Groups of rows; also the number of items of the packing kernel. */
   readonly groups: number;
   readonly packedBytes: number;
-  readonly byRows: boolean;
+  /** Blocks of C; each is an item, for any thread. */
   readonly items: number;
-  /** Items that one call should take. */
-  readonly chunk: number;
+  /** The kernel's table of items. */
+  readonly table: Int32Array;
 }
 
-export function planTiles(m: number, n: number, inner: number, threads: number, terms: Terms): TilesPlan {
+/** Cycles that packing a step of a panel of B takes, by a rough count, and fetching a step of a group of A from the shared cache. */
+const PACK_CYCLES = 200;
+const FETCH_CYCLES = 200;
+/** A multiplication of tiles starts every 16 cycles; a block's step has four. */
+const MULTIPLY_CYCLES = 64;
+
+/**
+ * Cuts C into blocks. Each packs its part of B and reads its part of A, so blocks should be large both ways, yet as many as
+ * there are threads, or a multiple.
+ */
+export function planTiles(shape: TilesShape & { m: number }, threads: number): TilesPlan {
+  const { element, m, n, k, terms } = shape;
   const groups = Math.ceil(m / SIDE);
   const panels = Math.ceil(n / SIDE);
-  const byRows = groups > panels && panels < 8 * threads;
-  const items = byRows ? groups : panels;
-  const chunk = Math.max(byRows ? 2 : 1, Math.ceil(items / (threads === 1 ? 1 : 4 * threads)));
-  return { groups, packedBytes: Math.ceil(inner / STEP) * groups * terms * PAIR_BYTES, byRows, items, chunk };
+  const partsB = element === "bf16" ? 1 : terms;
+  const widest = Math.min(panels, itemColumns(partsB) / SIDE);
+  const products = partsB === 1 ? terms : (terms * (terms + 1)) / 2;
+  let [rows, columns, least] = [groups, widest, Number.POSITIVE_INFINITY];
+  for (let cuts = 1; cuts <= Math.min(groups, 2 * threads); cuts++) {
+    const height = Math.ceil(groups / cuts);
+    for (let width = 1; width <= widest; width++) {
+      const rounds = Math.ceil((Math.ceil(groups / height) * Math.ceil(panels / width)) / threads);
+      const row = Math.max(width * products * MULTIPLY_CYCLES, terms * FETCH_CYCLES);
+      const cycles = rounds * (width * partsB * PACK_CYCLES + height * row);
+      if (cycles < least) [rows, columns, least] = [height, width, cycles];
+    }
+  }
+  const table: number[] = [];
+  for (let column = 0; column < n; column += columns * SIDE) {
+    for (let group = 0; group < groups; group += rows) {
+      table.push(group, Math.min(group + rows, groups), column, Math.min(column + columns * SIDE, n));
+    }
+  }
+  return {
+    groups,
+    packedBytes: Math.ceil(k / STEP) * groups * terms * PAIR_BYTES,
+    items: table.length / ITEM_WORDS,
+    table: Int32Array.from(table),
+  };
 }

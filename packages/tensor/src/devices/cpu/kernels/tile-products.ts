@@ -21,8 +21,8 @@ export interface TileProduct {
   readonly add?: "c" | "bias";
   /** Elements from row to row beyond the row's own. */
   readonly slack?: number;
-  /** Items a call takes, where not the plan's. */
-  readonly chunk?: number;
+  /** Threads that the work is cut for; each item is a call of its own where that is said, otherwise one call makes all. */
+  readonly threads?: number;
   readonly poison?: (a: Float32Array, b: Float32Array) => void;
 }
 
@@ -49,7 +49,7 @@ export function multiplyOnTiles(
   options: TileProduct,
   workspace = tileWorkspace(machine),
 ): { c: Memory; check: () => void } {
-  const { form, m, n, k, element = "bf16", terms = 2, alpha = 1, add, slack = 0 } = options;
+  const { form, m, n, k, element = "bf16", terms = 2, alpha = 1, add, slack = 0, threads = 1 } = options;
   const [bRows, bColumns] = form === "nt" ? [n, k] : [k, n];
   const [lda, ldb, ldc] = [k + slack, bColumns + slack, n + slack];
   const a = machine.allocate(4 * ((m - 1) * lda + k));
@@ -66,7 +66,9 @@ export function multiplyOnTiles(
   const bias = machine.allocate(4 * n);
   fill(bias.f32, 4);
   const [zeros, slots] = [machine.allocate(256), machine.allocate(4)];
-  const plan = planTiles(m, n, k, 1, terms);
+  const plan = planTiles({ element, form, m, n, k, terms }, threads);
+  const table = machine.allocate(plan.table.byteLength);
+  table.i32.set(plan.table);
   const packed = machine.allocate(plan.packedBytes);
   const pack = machine.compile(packTilesA[terms]);
   pack({ a: a.address, packed: packed.address, m, k, lda, groups: plan.groups }, 0, plan.groups);
@@ -76,9 +78,9 @@ export function multiplyOnTiles(
   const values = {
     ...{ packed: packed.address, b: b.address, c: c.address, source: source.address, alpha, m, n, k },
     ...{ sourceRow: add === "c" ? 4 * ldc : 0, sourceColumn: add ? 1 : 0, groups: plan.groups, ldb, ldc },
-    ...{ byRows: plan.byRows ? 1 : 0, slots: slots.address, workspace: workspace.address },
+    ...{ items: table.address, slots: slots.address, workspace: workspace.address },
   };
-  const chunk = options.chunk ?? plan.chunk;
+  const chunk = options.threads === undefined ? plan.items : 1;
   for (let begin = 0; begin < plan.items; begin += chunk) run(values, begin, Math.min(begin + chunk, plan.items));
 
   const check = (): void => {
@@ -137,7 +139,7 @@ export function tileProducts(): TileProduct[] {
         { ...kind, m: 1, n: 1, k: 8 },
         { ...kind, m: 16, n: 32, k: 32 },
         { ...kind, m: 33, n: 70, k: 40, add: "c", alpha: -0.5, slack: 4 },
-        { ...kind, m: 70, n: 20, k: 64, chunk: 1 },
+        { ...kind, m: 70, n: 20, k: 64, threads: 3 },
       );
       if (terms === 2) cases.push({ ...kind, m: 17, n: 33, k: 1064, add: "bias" }, { ...kind, m: 2, n: 530, k: 24 });
     }
@@ -153,7 +155,7 @@ const [M, N, K] = [40, 70, 96];
 export function rowsAlone(machine: Machine, element: TilesElement, workspace = tileWorkspace(machine)): () => void {
   const kind = { element, form: "nt", n: N, k: K } as const;
   const whole = multiplyOnTiles(machine, { ...kind, m: M }, workspace);
-  const few = [1, 3, 16, 17].map((m) => [m, multiplyOnTiles(machine, { ...kind, m, chunk: 1 }, workspace)] as const);
+  const few = [1, 3, 16, 17].map((m) => [m, multiplyOnTiles(machine, { ...kind, m, threads: 7 }, workspace)] as const);
   return () => {
     for (const [m, { c }] of few) expect(c.f32).toEqual(whole.c.f32.subarray(0, m * N));
   };
