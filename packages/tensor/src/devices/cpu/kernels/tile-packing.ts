@@ -53,10 +53,9 @@ function packKernel(parts: number) {
         const to = k.variable(args.packed.atByte(group.mul(bytes)));
         k.loop({ to: args.k, step: STEP }, (p) => {
           const left = args.k.sub(p);
-          k.loop({ to: SIDE }, (r) => {
-            // Rows past the end repeat the last one; what they give is never stored.
-            const row = group.mul(SIDE).add(r).min(args.m.sub(1));
-            const from = args.a.at(row.mul(args.lda).add(p)).fixed();
+          // Rows past the end stay as they are: what they give is never looked at.
+          k.loop({ to: args.m.sub(group.mul(SIDE)).min(SIDE) }, (r) => {
+            const from = args.a.at(group.mul(SIDE).add(r).mul(args.lda).add(p)).fixed();
             const place = to.atByte(r.mul(STEP * 2)).fixed();
             for (const first of [0, k.lanes]) {
               split(k, from.at(first).load(left.sub(first)), parts).forEach((part, i) => {

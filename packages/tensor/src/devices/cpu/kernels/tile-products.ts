@@ -70,6 +70,8 @@ export function multiplyOnTiles(
   const table = machine.allocate(plan.table.byteLength);
   table.i32.set(plan.table);
   const packed = machine.allocate(plan.packedBytes);
+  // What is not written must not count.
+  packed.u8.fill(255);
   const pack = machine.compile(packTilesA[terms]);
   pack({ a: a.address, packed: packed.address, m, k, lda, groups: plan.groups }, 0, plan.groups);
   const source = add === "c" ? c : add === "bias" ? bias : zeros;

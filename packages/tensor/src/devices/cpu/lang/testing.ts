@@ -33,12 +33,12 @@ export class ModelMemory implements KernelMemory {
     this.top = address + Math.ceil(bytes / 4) * 4 + 64;
     if (this.top > this.mine.length) throw new RangeError(`${bytes} bytes are more than the model's memory has left`);
     this.mine.fill(1, address, address + bytes);
+    new Uint8Array(this.buffer).fill(0, address, address + bytes);
     return address;
   }
 
   reset(): void {
     this.mine.fill(0);
-    new Uint8Array(this.buffer).fill(0);
     this.top = 64;
   }
 
