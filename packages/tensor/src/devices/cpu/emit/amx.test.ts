@@ -5,16 +5,25 @@ import { AMX } from "../lang/target.ts";
 import { multiplyTilesKernel, TILE_SUMS_BYTES } from "../limits.ts";
 import { haveTiles } from "./bochs.ts";
 import { EmulatedMachine } from "./emulated-machine.ts";
+import { ModelledMachine } from "./modelled-machine.ts";
 
 if (!haveTiles) console.warn("SKIPPED: no Bochs with AMX (version 3) is here, so products on tiles are not emulated");
 
 /** All in one boot. */
 test.skipIf(!haveTiles)(
-  "products on tiles",
+  "products on tiles, to the bit as the model of tiles has them",
   () => {
     const machine = new EmulatedMachine(AMX);
     const workspace = tileWorkspace(machine);
-    const checks = tileProducts().map((product) => multiplyOnTiles(machine, product, workspace).check);
+    const model = new ModelledMachine(AMX);
+    const checks = tileProducts().map((product) => {
+      const { c, check } = multiplyOnTiles(machine, product, workspace);
+      return () => {
+        check();
+        model.reset();
+        expect(c.i32).toEqual(multiplyOnTiles(model, product).c.i32);
+      };
+    });
     for (const element of ["bf16", "f32"] as const) {
       checks.push(rowsAlone(machine, element, workspace));
       for (const form of ["nt", "nn"] as const) checks.push(specialNumbers(machine, element, form, workspace));

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { assemble, haveAs } from "../asm/testing.ts";
 
 /** `TSLM_BOCHS` names one that is not on the PATH. */
-const program = process.env.TSLM_BOCHS || (Bun.which("bochs-bin") ?? Bun.which("bochs"));
+const program = Bun.which(process.env.TSLM_BOCHS || "bochs-bin") ?? Bun.which("bochs");
 
 /** Whether this computer can emulate. */
 export const haveBochs = program !== null && haveAs;
