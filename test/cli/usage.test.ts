@@ -73,6 +73,7 @@ describe("wrong usage: status 2, the option or argument named, nothing on stdout
     ["train", ["--init-adapter", "x", "--rank", "4"], "cannot be used with option '--rank"],
     ["train", ["--device", "tpu"], "'--device <name>' argument 'tpu' is invalid"],
     ["train", ["--threads", "0"], "'--threads <n>'"],
+    ["train", ["--precision", "f16"], "'--precision <type>' argument 'f16' is invalid"],
     ["train", ["--seed", "-1"], "'--seed <n>'"],
     ["train", ["--model", " "], "'--model <name|dir>'"],
     ["ask", [], "missing required argument 'question'"],
