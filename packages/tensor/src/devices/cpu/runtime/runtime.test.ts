@@ -196,3 +196,9 @@ describe("tiers", () => {
     expect(node.stdout.toString().trim()).toBe("wasm 3 ok");
   });
 });
+
+test.skipIf(native === undefined)("matrix tiles are given, once and for all, only where the processor has them", () => {
+  const given = native!.requestTiles();
+  expect(native!.requestTiles()).toBe(given);
+  if (!best.cpu?.features.amxTile) expect(given).toBe(false);
+});
