@@ -105,7 +105,7 @@ function fewRows(cpu: CpuContext, given: Product): boolean {
       ...{ c: c.address + 4 * first * c.row, ldc: c.row, alpha, k, slots, workspace },
       ...{ source: source.address + first * source.row, sourceRow: source.row, sourceColumn: source.column },
     };
-    kernels.run(gemv[element][rows - 1]!, values, items, Math.max(1, Math.ceil(items / (4 * threads))));
+    kernels.run(gemv[element][rows - 1]!, values, items, evenChunk(items, threads));
   }
   return true;
 }
@@ -175,6 +175,21 @@ function product(cpu: CpuContext, given: Product): void {
       plan.chunk,
     );
   });
+}
+
+/**
+ * Items a call, so that threads of one speed end together: up to four calls each, few enough that what a call asks for
+ * ahead is mostly its own.
+ */
+function evenChunk(items: number, threads: number): number {
+  let best = Math.ceil(items / threads);
+  let longest = best;
+  for (let calls = 2; calls <= 4; calls++) {
+    const chunk = Math.ceil(items / (calls * threads));
+    const longer = Math.ceil(Math.ceil(items / chunk) / threads) * chunk;
+    if (longer <= longest) [best, longest] = [chunk, longer];
+  }
+  return best;
 }
 
 const packChunk = (tiles: number, threads: number) => Math.max(4, Math.ceil(tiles / (4 * threads)));
