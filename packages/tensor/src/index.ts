@@ -66,7 +66,7 @@ export {
 export { apply, Context, defineOp, type Op, type ResultType } from "./ops/op.ts";
 export { AdamW, type AdamWOptions } from "./optim/adamw.ts";
 export { clipGradNorm } from "./optim/clip.ts";
-export { SCHEDULES, type Schedule, type ScheduleName, schedule } from "./optim/schedule.ts";
+export { SCHEDULES, type Schedule, type ScheduleName, type ScheduleOptions, schedule } from "./optim/schedule.ts";
 export { QUANTIZABLE, type QuantizableType } from "./quantized/encode.ts";
 export type { Shape } from "./shape.ts";
 export { type Nested, Tensor, type TensorOptions } from "./tensor.ts";

@@ -194,7 +194,7 @@ test("eight steps of AdamW with decay, clipping and a cosine schedule after warm
   const data = fill([8, 3], 26);
   const labels = i32([0, 1, 1, 0, 1, 0, 0, 1]);
   const optimizer = new AdamW(params, { betas: [0.9, 0.99], weightDecay: 0.1 });
-  const rate = schedule("cosine", 2 / 8);
+  const rate = schedule("cosine", { warmup: 2 / 8 });
   for (const [i, [wantLoss, wantNorm, wantRate]] of fixture.training.steps.entries()) {
     const loss = scope(() => {
       const value = crossEntropy(linear(linear(data, w1, b1).silu(), w2), labels);

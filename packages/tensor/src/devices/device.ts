@@ -70,6 +70,8 @@ export interface LinearCrossEntropyArgs {
   readonly loss: View;
   /** f32 [rows, hidden]: gradient of Σ scale·loss to `hidden`, when wanted. */
   readonly gradHidden?: View;
+  /** f32 [rows]: 1 where no class has a greater logit than the target, otherwise 0 (also without a target), when wanted. */
+  readonly correct?: View;
   /** f32 [vocabulary, hidden]: gradient to `weight` (overwritten), when wanted. */
   readonly gradWeight?: View;
 }

@@ -1,8 +1,11 @@
+import { full } from "../creation.ts";
 import type { AttentionOptions, Device, RandomKey, Segment } from "../devices/device.ts";
 import { DTypeError, ShapeError, TensorError } from "../errors.ts";
 import { sameShape, show } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 import { mul } from "./elementwise.ts";
+import { embedding } from "./embedding.ts";
+import { matmul } from "./matmul.ts";
 import { apply, defineOp } from "./op.ts";
 
 export interface RopeArgs {
@@ -20,6 +23,7 @@ export interface DropoutArgs {
 export interface LossArgs {
   readonly targets: Tensor;
   readonly scale: Tensor;
+  readonly correct?: Tensor;
 }
 
 function checkFloat(op: string, t: Tensor): void {
@@ -146,7 +150,7 @@ export const modelOps = {
   linearCrossEntropy: defineOp<LossArgs>({
     name: "linearCrossEntropy",
     blocks: [1],
-    infer([hidden, weight], { targets, scale }) {
+    infer([hidden, weight], { targets, scale, correct }) {
       checkFloat("linearCrossEntropy", hidden);
       const [rows, size] = hidden.shape;
       if (hidden.rank !== 2 || weight.rank !== 2 || weight.shape[1] !== size) {
@@ -161,14 +165,17 @@ export const modelOps = {
           `targets ${show(targets.shape)} and scale ${show(scale.shape)} need one entry for each of ${rows} rows`,
         );
       }
+      if (correct && (correct.rank !== 1 || correct.shape[0] !== rows || correct.dtype !== "f32")) {
+        throw new ShapeError("linearCrossEntropy", `correct must be f32 [${rows}], not ${show(correct.shape)}`);
+      }
       return { shape: [], dtype: hidden.dtype };
     },
-    forward(context, [hidden, weight], { targets, scale }) {
+    forward(context, [hidden, weight], { targets, scale, correct }) {
       const loss = context.empty([hidden.shape[0]], hidden.dtype);
       const [gradHidden, gradWeight] = context.inputs.map(({ shape, dtype }, i) =>
         context.needs[i] ? context.empty(shape, dtype) : undefined,
       );
-      context.device.linearCrossEntropy({ hidden, weight, targets, scale, loss, gradHidden, gradWeight });
+      context.device.linearCrossEntropy({ hidden, weight, targets, scale, loss, gradHidden, gradWeight, correct });
       context.save(...[gradHidden, gradWeight].filter((g) => g !== undefined));
       return loss.mul(scale).sum();
     },
@@ -240,11 +247,37 @@ export function placesOf(count: number, device: Device): Tensor {
   return Tensor.from(places, [count, 2], { dtype: "i32", device });
 }
 
+/** Settings of {@link linearCrossEntropy}. */
+export interface CrossEntropyOptions {
+  /** Share of the target spread evenly over all classes, 0 … 1: PyTorch's `label_smoothing` (Szegedy et al., 2016). */
+  readonly labelSmoothing?: number;
+}
+
 /**
  * Σ scaleᵢ · −log softmax(hiddenᵢ·weightᵀ)[targetᵢ], a scalar; the logits are never written out whole. Shapes: hidden
  * [rows, size], weight [vocabulary, size] (bf16 when frozen), targets i32 [rows] (negative: no loss), scale f32 [rows]
  * (1/rows for a mean; no gradient flows to it).
  */
-export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor): Tensor {
-  return apply(modelOps.linearCrossEntropy, [hidden, weight], { targets, scale });
+export function linearCrossEntropy(
+  hidden: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  scale: Tensor,
+  { labelSmoothing = 0 }: CrossEntropyOptions = {},
+): Tensor {
+  const loss = apply(modelOps.linearCrossEntropy, [hidden, weight], { targets, scale });
+  return labelSmoothing === 0 ? loss : smoothing(hidden, weight, targets, scale).mul(labelSmoothing).add(loss);
+}
+
+/**
+ * What smoothed labels add to the loss, for each unit of smoothing: Σ scaleᵢ · (logit of the target − mean of all logits).
+ * The mean of a row's logits is its hidden state times the weights' mean row, so no logits are needed.
+ */
+function smoothing(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor): Tensor {
+  const [vocabulary] = weight.shape;
+  const { dtype, device } = hidden;
+  const meanRow = matmul(full([1, vocabulary], 1 / vocabulary, { dtype, device }), weight);
+  const counted = targets.ge(0).to(dtype).mul(scale);
+  const difference = embedding(weight, targets.maximum(0)).sub(meanRow);
+  return mul(hidden, difference).sum(1).mul(counted).sum();
 }

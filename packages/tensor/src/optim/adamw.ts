@@ -12,6 +12,8 @@ export interface AdamWOptions {
   eps?: number;
   /** Share of each parameter, times the rate, taken off at each step, 0. */
   weightDecay?: number;
+  /** Factor on the rate of each parameter, 1: PyTorch's parameter groups. */
+  rateFactors?: readonly number[];
 }
 
 /** Adam with decoupled weight decay (Loshchilov & Hutter, 2019), with PyTorch's defaults but for the decay, 0 here. */
@@ -20,6 +22,7 @@ export class AdamW {
   readonly betas: readonly [number, number];
   readonly eps: number;
   readonly weightDecay: number;
+  readonly rateFactors: readonly number[] | undefined;
   /** Learning rate of the next step; a schedule sets it. */
   lr: number;
   /** First and second moments, by parameter. */
@@ -30,7 +33,7 @@ export class AdamW {
 
   constructor(
     params: readonly Tensor[],
-    { lr = 1e-3, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0 }: AdamWOptions = {},
+    { lr = 1e-3, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, rateFactors }: AdamWOptions = {},
   ) {
     const frozen = params.findIndex((p) => !p.requiresGrad || p.node);
     if (frozen >= 0) throw new GradientError("AdamW", `parameter ${frozen} is no leaf that requires a gradient`);
@@ -39,6 +42,7 @@ export class AdamW {
     this.betas = betas;
     this.eps = eps;
     this.weightDecay = weightDecay;
+    this.rateFactors = rateFactors;
     const moments = (): Tensor[] => params.map((p) => zeros(p.shape, { dtype: p.dtype, device: p.device }).keep());
     this.m = moments();
     this.v = moments();
@@ -54,7 +58,7 @@ export class AdamW {
         grad: param.grad,
         m: this.m[i],
         v: this.v[i],
-        lr: this.lr,
+        lr: this.lr * (this.rateFactors?.[i] ?? 1),
         beta1: this.betas[0],
         beta2: this.betas[1],
         eps: this.eps,

@@ -142,6 +142,8 @@ async function loss({ device, bounds }: Bench, c: LossCase, seed: number): Promi
   const gradHidden = result("f32", [rows, hidden], { rel: 1e-5, abs });
   const gradWeight = result("f32", [vocabulary, hidden], { rel: 1e-5, abs });
   await agree(device, given, { out }, (d, v) => d.linearCrossEntropy({ ...v, loss: v.out }));
+  const correct = result("f32", [rows]);
+  await agree(device, given, { out, correct }, (d, v) => d.linearCrossEntropy({ ...v, loss: v.out }));
   await agree(device, given, { out, gradHidden }, (d, v) => d.linearCrossEntropy({ ...v, loss: v.out }));
   await agree(device, given, { out, gradWeight }, (d, v) => d.linearCrossEntropy({ ...v, loss: v.out }));
   await agree(device, given, { out, gradHidden, gradWeight }, (d, v) => d.linearCrossEntropy({ ...v, loss: v.out }));
@@ -198,6 +200,23 @@ export const modelTests: readonly DeviceTest[] = [
     name: "linearCrossEntropy: loss and either gradient, rows without a target",
     async run(bench) {
       for (const [i, c] of LOSSES.entries()) await loss(bench, c, 70 + i);
+    },
+  },
+  {
+    name: "linearCrossEntropy: correct where no class has a greater logit, equal ones included",
+    async run({ device }) {
+      const vocabulary = 5000;
+      // Class v of row r has the logit hidden[r]·weight[v]: the greatest where weight is 3, twice.
+      const best = [17, 4321];
+      const given = {
+        hidden: operand("f32", [6, 1], () => 1),
+        weight: operand("f32", [vocabulary, 1], (i) => (best.includes(i) ? 3 : (i % 7) / 4)),
+        targets: operand("i32", [6], [17, 4321, 18, -1, 0, 4322]),
+        scale: operand("f32", [6], () => 1),
+      };
+      const outputs = { loss: result("f32", [6]), correct: result("f32", [6]) };
+      const { correct } = await values(device, given, outputs, (d, v) => d.linearCrossEntropy(v));
+      expect(correct).toEqual([1, 1, 0, 0, 0, 0]);
     },
   },
   {

@@ -17,30 +17,36 @@ const GROUP_ROWS = 1024;
 
 /** Runs the loss; false where no kernel takes these types and strides. */
 export function linearCrossEntropy(cpu: CpuContext, args: LinearCrossEntropyArgs): boolean {
-  const { hidden, weight, targets, scale, loss, gradHidden, gradWeight } = args;
-  const f32 = [hidden, scale, loss, gradHidden, gradWeight].every((view) => view === undefined || view.dtype === "f32");
+  const { hidden, weight, targets, scale, loss, gradHidden, gradWeight, correct } = args;
+  const f32 = [hidden, scale, loss, gradHidden, gradWeight, correct].every(
+    (view) => view === undefined || view.dtype === "f32",
+  );
   if (!f32 || !isWeight(weight.dtype) || targets.dtype !== "i32") return false;
   const dense = [hidden, weight, gradHidden, gradWeight].every((view) => view === undefined || view.strides[1] === 1);
   if (!dense || hidden.shape[1] === 0) return false;
-  for (const view of [hidden, weight, targets, scale, loss, gradHidden, gradWeight]) {
+  for (const view of [hidden, weight, targets, scale, loss, gradHidden, gradWeight, correct]) {
     if (view) cpu.check(view, "linearCrossEntropy");
   }
   const [vocabulary] = weight.shape as [number, number];
   const given = element(cpu, targets);
   const lossAt = writer(cpu, loss);
+  const correctAt = correct ? writer(cpu, correct) : undefined;
   const active: number[] = [];
   for (let r = 0; r < hidden.shape[0]!; r++) {
     const target = given(r);
     if (target >= vocabulary)
       throw new DeviceError("linearCrossEntropy", `target ${target} of row ${r} is outside ${vocabulary} classes`);
     if (target >= 0) active.push(r);
-    else lossAt(r, 0);
+    else {
+      lossAt(r, 0);
+      correctAt?.(r, 0);
+    }
   }
   if (gradHidden) clearRows(cpu, gradHidden, (r) => given(r) < 0);
   if (gradWeight) clearRows(cpu, gradWeight, () => true);
   for (let first = 0; first < active.length; first += GROUP_ROWS) {
     const rows = active.slice(first, first + GROUP_ROWS);
-    lossOfRows(cpu, args, rows, given, lossAt);
+    lossOfRows(cpu, args, rows, given, lossAt, correctAt);
   }
   return true;
 }
@@ -52,6 +58,7 @@ function lossOfRows(
   rows: readonly number[],
   targetOf: (row: number) => number,
   setLoss: (row: number, value: number) => void,
+  setCorrect: ((row: number, value: number) => void) | undefined,
 ): void {
   const [vocabulary, size] = weight.shape as [number, number];
   const count = rows.length;
@@ -135,6 +142,7 @@ function lossOfRows(
     for (let i = 0; i < count; i++) {
       const logSumExp = maximum.values[i]! + Math.log(sum.values[i]!);
       setLoss(rows[i]!, logSumExp - targetLogit[i]!);
+      setCorrect?.(rows[i]!, targetLogit[i]! >= maximum.values[i]! ? 1 : 0);
       maximum.values[i] = logSumExp; // the shift of the gradient to the weights
     }
     if (gradHidden) {

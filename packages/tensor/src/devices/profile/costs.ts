@@ -102,11 +102,11 @@ export const COSTS: Costs = {
     bytes: bytes(grad, q, out, lse, gradQ, gradK, gradV) + keyBytes(k, v, segments),
     detail: `[${shapeOf(q)}], ${segments.length} sequences`,
   }),
-  linearCrossEntropy({ hidden, weight, targets, scale, loss, gradHidden, gradWeight }) {
+  linearCrossEntropy({ hidden, weight, targets, scale, loss, gradHidden, gradWeight, correct }) {
     const products = 1 + (gradHidden ? 1 : 0) + (gradWeight ? 2 : 0);
     return {
       flops: 2 * products * size(hidden) * weight.shape[0]!,
-      bytes: bytes(hidden, weight, targets, scale, loss, gradHidden, gradWeight),
+      bytes: bytes(hidden, weight, targets, scale, loss, gradHidden, gradWeight, correct),
       detail: `${dims(...hidden.shape)} · ${dims(...[...weight.shape].reverse())}ᵀ ${weight.dtype}${gradHidden ? " and gradient" : ""}`,
     };
   },

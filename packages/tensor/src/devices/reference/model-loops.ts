@@ -182,6 +182,7 @@ export function linearCrossEntropy(host: HostArray, args: LinearCrossEntropyArgs
   const targets = load(host, args.targets);
   const scale = load(host, args.scale);
   const loss = new Float64Array(rows);
+  const correct = new Float64Array(rows);
   const gradHidden = new Float64Array(args.gradHidden ? rows * n : 0);
   const gradWeight = new Float64Array(args.gradWeight ? vocabulary * n : 0);
   const eachBlock = (visit: (first: number, count: number, weight: Float64Array) => void): void => {
@@ -204,6 +205,7 @@ export function linearCrossEntropy(host: HostArray, args: LinearCrossEntropyArgs
       const max = logits[g].reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
       const sum = logits[g].reduce((a, b) => a + Math.exp(b - max), 0);
       loss[r] = max + Math.log(sum) - logits[g][targets[r]];
+      correct[r] = logits[g][targets[r]] === max ? 1 : 0;
       for (let i = 0; i < vocabulary; i++) logits[g][i] = Math.exp(logits[g][i] - max) / sum;
       logits[g][targets[r]] -= 1;
     });
@@ -219,6 +221,7 @@ export function linearCrossEntropy(host: HostArray, args: LinearCrossEntropyArgs
     });
   }
   store(host, args.loss, loss);
+  if (args.correct) store(host, args.correct, correct);
   if (args.gradHidden) store(host, args.gradHidden, gradHidden);
   if (args.gradWeight) store(host, args.gradWeight, gradWeight);
 }
