@@ -1,0 +1,148 @@
+import { Option } from "@commander-js/extra-typings";
+import { LOSS_MASKS, type Lora } from "@tslm/lora";
+import { SCHEDULES } from "@tslm/tensor";
+import {
+  checked,
+  fraction,
+  gathered,
+  integer,
+  modelCommand,
+  notEmpty,
+  option,
+  positive,
+  real,
+  repetition,
+} from "../options.ts";
+import { RECIPE_NAMES, RECIPES, type RecipeName, type Repetition } from "../recipe.ts";
+import type { Context } from "../run.ts";
+import { DEFAULT_DATA } from "./data.ts";
+
+const share = real((x) => x >= 0 && x <= 1, "a number from 0 to 1");
+const notNegative = real((x) => x >= 0, "a number of at least 0");
+const layerNames = notEmpty.transform((text, context) => {
+  const names = text.split(",").map((name) => name.trim());
+  if (names.every((name) => /^[\w.]+$/.test(name))) return names;
+  context.addIssue({ code: "custom", message: "all, or names of layers with commas between, such as q_proj,v_proj" });
+  return [];
+});
+
+function describeDefault(key: "rank" | "alpha" | "epochs" | "lr"): string {
+  const [usual, tuned] = [RECIPES.default[key], RECIPES.tuned[key]];
+  return usual === tuned ? `default: ${usual}` : `default: ${usual}, tuned: ${tuned}`;
+}
+
+/** The command `train` with its options. */
+export function trainCommand(context: Context) {
+  return modelCommand(
+    context,
+    "train",
+    "Fine-tune a model with LoRA: from a CSV to an adapter, and what it answers then.",
+    [
+      ["bun run train", "the whole job on the data that ships with the program"],
+      ["bun run train --recipe tuned", "the cure when the answer is not learned yet"],
+      ["bun run train --data my.csv --out model/mine --epochs 5", "on data of your own"],
+      ["bun run train --init-adapter model/lora_adapter --out model/more", "go on from an adapter"],
+    ],
+  )
+    .addOption(
+      option(
+        "--data <file>",
+        "CSV with the columns input and output; or JSON or JSONL: Alpaca, chat messages, ShareGPT, prompt and completion",
+        notEmpty,
+      ).default(DEFAULT_DATA),
+    )
+    .addOption(option("--out <dir>", "folder of the adapter, in PEFT's format", notEmpty).default("model/lora_adapter"))
+    .addOption(
+      new Option("--recipe <name>", "tuned: rank 4, the sample question's row four times, more epochs, a higher rate")
+        .choices(RECIPE_NAMES)
+        .default("default" as const),
+    )
+    .addOption(option("--rank <n>", `rank of the adapter (${describeDefault("rank")})`, integer(1, 4096)))
+    .addOption(
+      option("--alpha <x>", `the adapter's change is scaled by alpha/rank (${describeDefault("alpha")})`, positive),
+    )
+    .addOption(option("--dropout <p>", "dropout in front of the adapter (default: 0.1)", fraction))
+    .addOption(
+      option("--targets <names>", "layers to adapt, or all for every linear one (default: q_proj,v_proj)", layerNames),
+    )
+    .addOption(option("--epochs <n>", `times every row is seen (${describeDefault("epochs")})`, integer(1, 100_000)))
+    .addOption(option("--lr <rate>", `highest learning rate (${describeDefault("lr")})`, positive))
+    .addOption(option("--batch <n>", "sequences in a batch", integer(1, 65_536)).default(1))
+    .addOption(
+      option(
+        "--grad-accum <n>",
+        "batches in a step: one change of the weights for batch × grad-accum sequences",
+        integer(1, 65_536),
+      ).default(4),
+    )
+    .addOption(
+      option("--max-length <n>", "longer sequences are cut at their end, in tokens", integer(2, 1_000_000)).default(
+        512,
+      ),
+    )
+    .addOption(
+      new Option("--scheduler <name>", "how the learning rate falls from step to step")
+        .choices(SCHEDULES)
+        .default("linear" as (typeof SCHEDULES)[number]),
+    )
+    .addOption(option("--warmup <r>", "share of the steps, at the start, in which the rate rises", share).default(0))
+    .addOption(option("--weight-decay <x>", "decoupled weight decay", notNegative).default(0))
+    .addOption(option("--clip <x>", "largest global norm of a gradient; 0: no limit", notNegative).default(1))
+    .addOption(
+      new Option(
+        "--loss <tokens>",
+        "tokens to learn: full: all; completion: the (last) answer's; assistant: every answer's",
+      )
+        .choices(LOSS_MASKS)
+        .default("full" as const),
+    )
+    .option(
+      "--repeat <text=n>",
+      "rows whose input or output holds TEXT are seen N times; may be given again",
+      gathered(checked(repetition)),
+    )
+    .addOption(
+      option(
+        "--init-adapter <dir>",
+        "start from this adapter, with its rank, alpha, dropout and layers",
+        notEmpty,
+      ).conflicts(["rank", "alpha", "dropout", "targets"]),
+    )
+    .option("--no-shuffle", "take the rows in file order in every epoch");
+}
+
+/** The values of the options. */
+export type TrainCommandOptions = ReturnType<ReturnType<typeof trainCommand>["opts"]>;
+
+/** The trainer's settings. */
+export function settingsOf(options: TrainCommandOptions) {
+  const { batch, gradAccum, scheduler, warmup, weightDecay, clip, shuffle, seed } = options;
+  const recipe = RECIPES[options.recipe];
+  const [epochs, lr] = [options.epochs ?? recipe.epochs, options.lr ?? recipe.lr];
+  return { epochs, lr, batch, gradAccum, scheduler, warmup, weightDecay, clip, shuffle, seed };
+}
+
+/** What was run, by the names of the command line, for `training.json`. */
+export function recordOf(
+  options: TrainCommandOptions,
+  settings: ReturnType<typeof settingsOf>,
+  { config }: Lora,
+): Record<string, unknown> {
+  const { gradAccum, weightDecay, ...same } = settings;
+  return {
+    recipe: options.recipe satisfies RecipeName,
+    rank: config.r,
+    alpha: config.lora_alpha,
+    dropout: config.lora_dropout,
+    targets: config.target_modules,
+    ...same,
+    "grad-accum": gradAccum,
+    "weight-decay": weightDecay,
+    "max-length": options.maxLength,
+    loss: options.loss,
+    repeat: (options.repeat ?? []).map(({ text, times }: Repetition) => `${text}=${times}`),
+    ...(options.initAdapter === undefined ? {} : { "init-adapter": options.initAdapter }),
+    ...(options.quantize === undefined ? {} : { quantize: options.quantize }),
+    ...(options.precision === "bf16" ? { precision: options.precision } : {}),
+  };
+}

@@ -1,0 +1,41 @@
+import type { Diagnosis, TrainResult } from "@tslm/lora";
+import { duration } from "../progress.ts";
+import type { Sample } from "../recipe.ts";
+import type { Context } from "../run.ts";
+import { table } from "../table.ts";
+import { shellWord } from "../terminal.ts";
+
+/** What is told at the end. */
+export interface Report {
+  out: string;
+  result: TrainResult;
+  sample: Sample;
+  before: string;
+  after: string;
+  diagnosis: Diagnosis;
+}
+
+const HEADLINE = {
+  learned: "Learned.",
+  underfitting: "Not learned yet (underfitting).",
+  collapse: "The model broke (collapse).",
+};
+
+/** Tells people how it went, what it means and how to go on. */
+export function report({ terminal }: Context, { out, result, sample, before, after, diagnosis }: Report): void {
+  const { steps, tokens, seconds, tokens_per_second } = result;
+  const [first, last] = [steps[0].loss, steps[steps.length - 1].loss];
+  terminal.say(
+    `Trained ${steps.length} steps, ${tokens} tokens in ${duration(seconds)} (${tokens_per_second.toFixed(0)} a second); loss ${first.toFixed(3)} → ${last.toFixed(3)}`,
+  );
+  terminal.print(
+    table(["Question", "Before", "After"], [[sample.input || sample.instruction, before, after]], terminal.columns),
+  );
+  const { green, yellow } = terminal.colors;
+  const paint = diagnosis.verdict === "learned" ? green : yellow;
+  terminal.say(paint([HEADLINE[diagnosis.verdict], ...diagnosis.reasons].join(" ")));
+  for (const line of diagnosis.advice) terminal.say(`  - ${line}`);
+  const [question, adapter] = [sample.input || sample.instruction, out].map(shellWord);
+  terminal.say(`The adapter is in ${out}. Ask it:  bun run ask ${question} --adapter ${adapter}`);
+  terminal.say(`Serve it:  bun run serve --adapter ${adapter}`);
+}
