@@ -167,13 +167,17 @@ describe("value and gradients of", () => {
     ];
     await check(fixture.attention, 18, attention(q, k, v, segments), q, k, v);
   });
-  test("linearCrossEntropy, with a row that does not count", async () => {
+  test.each([
+    ["", 0, fixture.linearCrossEntropy],
+    [", labels smoothed", 0.3, fixture.labelSmoothing],
+  ])("linearCrossEntropy, with a row that does not count%s", async (_, labelSmoothing, [value, toHidden, toHead]) => {
     const [hidden, head] = [leaf([4, 3], 19), leaf([6, 3], 20)];
-    const loss = linearCrossEntropy(hidden, head, i32([5, -100, 0, 2]), f64([0.5, 2, 1, 0.25]));
-    await near(loss, fixture.linearCrossEntropy[0]);
+    const [targets, scale] = [i32([5, -100, 0, 2]), f64([0.5, 2, 1, 0.25])];
+    const loss = linearCrossEntropy(hidden, head, targets, scale, { labelSmoothing });
+    await near(loss, value);
     loss.backward();
-    await near(hidden.grad, fixture.linearCrossEntropy[1]);
-    await near(head.grad, fixture.linearCrossEntropy[2]);
+    await near(hidden.grad, toHidden);
+    await near(head.grad, toHead);
   });
   test("embedding, one row picked twice", async () => {
     const table = leaf([4, 2], 21);

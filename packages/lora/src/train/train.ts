@@ -1,4 +1,4 @@
-import { AdamW, cat, clipGradNorm, noGrad, schedule, scope, Tensor } from "@tslm/tensor";
+import { AdamW, cat, clipGradNorm, full, noGrad, schedule, scope, Tensor } from "@tslm/tensor";
 import { DivergenceError, OptionError } from "../errors.ts";
 import { type Lora, l2Norms } from "../lora.ts";
 import { keySeed } from "../random.ts";
@@ -15,6 +15,8 @@ export interface StepResult {
   epoch: number;
   /** Mean over the step's predicted tokens. */
   loss: number;
+  /** Share of the predicted tokens that were the likeliest one; undefined where the model does not tell. */
+  token_accuracy?: number;
   /** Global L2 norm of the gradient before clipping. */
   grad_norm: number;
   /** Learning rate of the step. */
@@ -73,7 +75,7 @@ export async function train(run: TrainRun): Promise<TrainResult> {
   checkRun(lora, sequences);
   const perStep = settings.batch * settings.gradAccum;
   const total = totalSteps(sequences.length, settings);
-  const rate = schedule(settings.scheduler, settings.warmup);
+  const rate = schedule(settings.scheduler, { warmup: settings.warmup });
   const params = lora.parameters();
   const { betas, eps, weightDecay } = settings;
   const optimizer = new AdamW(params, { betas, eps, weightDecay });
@@ -103,11 +105,12 @@ export async function train(run: TrainRun): Promise<TrainResult> {
         } finally {
           measured.gradScale.dispose();
         }
-        const { loss, norm, norms } = measured;
+        const { loss, accuracy, norm, norms } = measured;
         const result: StepResult = {
           step,
           epoch,
           loss,
+          ...(accuracy !== undefined && { token_accuracy: accuracy }),
           grad_norm: norm,
           lr: optimizer.lr,
           tokens: chosen.reduce((n, { tokens }) => n + tokens.length, 0),
@@ -155,6 +158,7 @@ function checkRun(lora: Lora, sequences: readonly TrainingSequence[]): void {
 /** A step's numbers, read from the device. `norms` are those of the single tensors, when asked for. */
 interface Measured {
   loss: number;
+  accuracy: number | undefined;
   norm: number;
   norms: number[] | undefined;
   /** Still on the device. */
@@ -171,10 +175,13 @@ async function gradients(
   signal: AbortSignal | undefined,
 ): Promise<Measured> {
   const losses: Tensor[] = [];
+  const correct: Tensor[] = [];
   try {
     for (const pass of passes) {
       signal?.throwIfAborted();
-      losses.push(runPass(model, lora, pass));
+      const measured = runPass(model, lora, pass);
+      losses.push(measured.loss);
+      correct.push(measured.correct);
       await nextTurn();
     }
     signal?.throwIfAborted();
@@ -182,7 +189,7 @@ async function gradients(
     const { numbers, gradScale } = scope(() =>
       noGrad(() => {
         const { norm, gradScale } = clipGradNorm(params, clip || Number.POSITIVE_INFINITY);
-        const all = [...losses.map((t) => t.reshape(1)), norm];
+        const all = [...losses, ...correct, norm].map((t) => t.reshape(1));
         if (each) all.push(l2Norms(params.map((p) => p.grad ?? p.mul(0))));
         return { numbers: cat(all.map((t) => t.to("f32"))), gradScale };
       }),
@@ -190,26 +197,40 @@ async function gradients(
     const values = [...(await numbers.data())];
     numbers.dispose();
     const loss = values.splice(0, losses.length).reduce((sum, part) => sum + part, 0);
+    const right = values.splice(0, correct.length).reduce((sum, part) => sum + part, 0);
+    const predicted = passes.reduce((sum, { targets }) => sum + predictions(targets), 0);
     const [norm, ...norms] = values;
-    return { loss, norm, norms: each ? norms : undefined, gradScale };
+    return {
+      loss,
+      accuracy: right < 0 ? undefined : right / predicted,
+      norm,
+      norms: each ? norms : undefined,
+      gradScale,
+    };
   } finally {
-    for (const loss of losses) loss.dispose();
+    for (const tensor of [...losses, ...correct]) tensor.dispose();
   }
 }
 
-function runPass(model: TrainableModel, lora: Lora, pass: PlacedPass): Tensor {
+/** Loss of a pass, its gradients added to the adapter's, and how many of its tokens were predicted. */
+function runPass(model: TrainableModel, lora: Lora, pass: PlacedPass): { loss: Tensor; correct: Tensor } {
   const [{ device }] = lora.parameters();
   return scope(() => {
     const { rows, ...rest } = pass;
     lora.dropout.rows = Tensor.from(rows, [rows.length / 2, 2], { dtype: "i32", device });
     try {
-      const loss = model.loss(rest);
+      const correct = full([predictions(pass.targets)], -1, { device });
+      const loss = model.loss({ ...rest, correct });
       loss.backward();
-      return loss.detach();
+      return { loss: loss.detach(), correct: correct.sum() };
     } finally {
       lora.dropout.rows = undefined;
     }
   });
+}
+
+function predictions(targets: Int32Array): number {
+  return targets.reduce((n, target) => n + (target >= 0 ? 1 : 0), 0);
 }
 
 /** Lets what waits run: a Ctrl-C, a server's requests. */

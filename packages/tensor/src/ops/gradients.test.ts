@@ -496,6 +496,11 @@ const COMPOSED: readonly [name: string, run: (...x: Tensor[]) => Tensor, inputs:
   ["softmax over the first dimension", (x) => ops.softmax(x, 0), one("real", [3], [2, 3])],
   ["logSoftmax", (x) => ops.logSoftmax(x), one("real", [3], [2, 3])],
   ["crossEntropy", (x) => ops.crossEntropy(x, i32([2, 0])), one("real", [2, 3])],
+  [
+    "linearCrossEntropy, labels smoothed",
+    (h, w) => ops.linearCrossEntropy(h, w, i32([1, -1, 4]), f64([0.5, 2, 0.25]), { labelSmoothing: 0.2 }),
+    [[real([3, 4]), real([5, 4])]],
+  ],
   ["mseLoss", (a, b) => ops.mseLoss(a, b), [[real([2, 3]), real([2, 3])]]],
   [
     "vector product",
