@@ -251,6 +251,8 @@ export function placesOf(count: number, device: Device): Tensor {
 export interface CrossEntropyOptions {
   /** Share of the target spread evenly over all classes, 0 … 1: PyTorch's `label_smoothing` (Szegedy et al., 2016). */
   readonly labelSmoothing?: number;
+  /** f32 [rows], overwritten: 1 where no token is likelier than the target, else 0. Costs nothing to know. */
+  readonly correct?: Tensor;
 }
 
 /**
@@ -263,9 +265,9 @@ export function linearCrossEntropy(
   weight: Tensor,
   targets: Tensor,
   scale: Tensor,
-  { labelSmoothing = 0 }: CrossEntropyOptions = {},
+  { labelSmoothing = 0, correct }: CrossEntropyOptions = {},
 ): Tensor {
-  const loss = apply(modelOps.linearCrossEntropy, [hidden, weight], { targets, scale });
+  const loss = apply(modelOps.linearCrossEntropy, [hidden, weight], { targets, scale, correct });
   return labelSmoothing === 0 ? loss : smoothing(hidden, weight, targets, scale).mul(labelSmoothing).add(loss);
 }
 
