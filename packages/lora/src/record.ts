@@ -9,6 +9,7 @@ const step = z.object({
   step: z.int().min(1),
   epoch: z.int().min(1),
   loss: z.number(),
+  token_accuracy: z.number().optional(),
   grad_norm: z.number(),
   lr: z.number(),
   tokens: z.int().min(0),

@@ -83,10 +83,18 @@ export class TinyModel extends Module {
   }
   loss(pass: TrainingPass): Tensor {
     const { device, dtype } = this.lm_head.weight;
-    const rows = pass.tokens.length;
-    const targets = Tensor.from(pass.targets, [rows], { dtype: "i32", device });
-    const scale = Tensor.from(pass.scale, [rows], { dtype: dtype === "f64" ? "f64" : "f32", device });
-    return linearCrossEntropy(this.hidden(pass), this.lm_head.weight, targets, scale);
+    const active = Int32Array.from(pass.targets.keys()).filter((i) => pass.targets[i] >= 0);
+    const rows = [active.length];
+    const index = (values: Int32Array): Tensor => Tensor.from(values, rows, { dtype: "i32", device });
+    const scale = Tensor.from(
+      Float32Array.from(active, (i) => pass.scale[i]),
+      rows,
+      { dtype: dtype === "f64" ? "f64" : "f32", device },
+    );
+    const hidden = this.hidden(pass).indexSelect(index(active));
+    return linearCrossEntropy(hidden, this.lm_head.weight, index(active.map((i) => pass.targets[i])), scale, {
+      correct: pass.correct,
+    });
   }
 }
 

@@ -12,6 +12,11 @@ export interface TrainingPass {
   targets: Int32Array;
   /** Factor of each row's loss: 1 / (predicted tokens of the step). */
   scale: Float32Array;
+  /**
+   * f32 [rows with a target], all −1: a model that knows writes there, in their order, 1 where no token was likelier than
+   * the target and 0 elsewhere.
+   */
+  correct?: Tensor;
 }
 
 /** What the trainer needs of a model. */

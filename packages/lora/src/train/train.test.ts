@@ -53,6 +53,25 @@ const closeTo = (a: readonly number[], b: readonly number[], limit: number): voi
 const losses = ({ result }: { result: TrainResult }): number[] => result.steps.map((s) => s.loss);
 
 describe("a step", () => {
+  test("token accuracy: the share of targets that the step found the likeliest token, however it is split", async () => {
+    const { lora, model } = make();
+    await perturb(lora.parameters());
+    const [pass] = packPasses(sequences, 1000);
+    const logits = model.hidden(pass).matmul(model.lm_head.weight.transpose(0, 1));
+    const likeliest = [...(await logits.argmax().data())];
+    const wanted = [...pass.targets.entries()].filter(([, target]) => target >= 0);
+    const share = wanted.filter(([row, target]) => likeliest[row] === target).length / wanted.length;
+    expect(share).toBeGreaterThan(0);
+    for (const tokensPerPass of [1000, 8]) {
+      const options = { epochs: 1, gradAccum: 5, lr: 1e-30, tokensPerPass };
+      const { steps } = await train({ model, lora, sequences, options });
+      expect(steps.map((s) => s.token_accuracy)).toEqual([share]);
+    }
+    const silent = { ...model, loss: ({ correct: _, ...pass }: TrainingPass) => model.loss(pass) };
+    const { steps } = await train({ model: silent, lora, sequences, options: { epochs: 1 } });
+    expect(steps[0].token_accuracy).toBeUndefined();
+  });
+
   test("takes batch × gradAccum sequences, the last one of an epoch what is left", async () => {
     const { result } = await run({ epochs: 2, shuffle: false });
     expect(result.steps.map((s) => [s.step, s.epoch, s.tokens])).toEqual([

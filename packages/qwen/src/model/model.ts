@@ -165,6 +165,7 @@ export class QwenModel extends Module implements LanguageModel {
         this.headWeight,
         this.#rows(active.map((i) => targets[i]!)),
         Tensor.from(scale, [scale.length], { device: this.device }),
+        { correct: pass.correct },
       );
     });
   }

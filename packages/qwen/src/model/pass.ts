@@ -28,6 +28,8 @@ export interface Pass {
   readonly targets?: Int32Array;
   /** Factor of each row's loss [rows]; 1 / (number of targets), which gives the mean, unless given. */
   readonly scale?: Float32Array;
+  /** f32 [number of targets], overwritten: 1 where no token is likelier than the target, else 0, in the rows' order. */
+  readonly correct?: Tensor;
   /** Keys and values of earlier tokens, and where this pass's go: `slots[i]` is the cache row of row i. */
   readonly cache?: { readonly store: KeyValueCache; readonly slots: Int32Array };
 }
