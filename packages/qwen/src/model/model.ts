@@ -44,10 +44,16 @@ export class Decoder extends Module {
   /**
    * tokens i32 [rows] → [rows, hidden] after the final norm. Each layer's temporaries are freed when it ends.
    *
-   * @param recompute keep only each layer's input for the gradient and run the layer again when it is needed
+   * @param options.recompute keep only each layer's input for the gradient and run the layer again when it is needed
+   * @param options.perturb changes the embeddings [rows, hidden] first
    */
-  forward(tokens: Tensor, pass: LayerPass, recompute = false, observe?: LayerObserver): Tensor {
-    let x = this.embed_tokens.forward(tokens);
+  forward(
+    tokens: Tensor,
+    pass: LayerPass,
+    { recompute = false, perturb, observe }: { recompute?: boolean; observe?: LayerObserver } & Pick<Pass, "perturb">,
+  ): Tensor {
+    const embedded = this.embed_tokens.forward(tokens);
+    let x = perturb ? perturb(embedded) : embedded;
     observe?.(x, 0);
     this.layers.forEach((layer, i) => {
       const before = x;
@@ -136,7 +142,8 @@ export class QwenModel extends Module implements LanguageModel {
         segments: pass.segments,
         cache: pass.cache && { store: pass.cache.store, slots: index(pass.cache.slots) },
       };
-      return this.model.forward(index(pass.tokens), layerPass, this.recompute, observe);
+      const { recompute } = this;
+      return this.model.forward(index(pass.tokens), layerPass, { recompute, perturb: pass.perturb, observe });
     });
   }
 
@@ -165,7 +172,7 @@ export class QwenModel extends Module implements LanguageModel {
         this.headWeight,
         this.#rows(active.map((i) => targets[i]!)),
         Tensor.from(scale, [scale.length], { device: this.device }),
-        { correct: pass.correct },
+        { labelSmoothing: pass.labelSmoothing, correct: pass.correct },
       );
     });
   }

@@ -30,6 +30,10 @@ export interface Pass {
   readonly scale?: Float32Array;
   /** f32 [number of targets], overwritten: 1 where no token is likelier than the target, else 0, in the rows' order. */
   readonly correct?: Tensor;
+  /** Share of each target that goes to all tokens evenly, 0 … 1: label smoothing. */
+  readonly labelSmoothing?: number;
+  /** Changes the embeddings [rows, hidden] on their way into the first layer: noise in training. */
+  readonly perturb?: (embeddings: Tensor) => Tensor;
   /** Keys and values of earlier tokens, and where this pass's go: `slots[i]` is the cache row of row i. */
   readonly cache?: { readonly store: KeyValueCache; readonly slots: Int32Array };
 }
