@@ -78,7 +78,8 @@ export class TinyModel extends Module {
   hidden(pass: TrainingPass): Tensor {
     const { device, dtype } = this.lm_head.weight;
     const index = Tensor.from(pass.tokens, [pass.tokens.length], { dtype: "i32", device });
-    const x = this.model.embed_tokens.forward(index);
+    const embedded = this.model.embed_tokens.forward(index);
+    const x = pass.perturb ? pass.perturb(embedded) : embedded;
     return this.model.layers.reduce((h, layer) => layer.forward(h, pass), dtype === "f64" ? x.to("f64") : x);
   }
   loss(pass: TrainingPass): Tensor {
@@ -94,6 +95,7 @@ export class TinyModel extends Module {
     const hidden = this.hidden(pass).indexSelect(index(active));
     return linearCrossEntropy(hidden, this.lm_head.weight, index(active.map((i) => pass.targets[i])), scale, {
       correct: pass.correct,
+      labelSmoothing: pass.labelSmoothing,
     });
   }
 }

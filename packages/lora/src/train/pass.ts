@@ -17,6 +17,10 @@ export interface TrainingPass {
    * the target and 0 elsewhere.
    */
   correct?: Tensor;
+  /** Share of each target that goes to all tokens evenly, 0 … 1. */
+  labelSmoothing?: number;
+  /** Changes the embeddings [rows, hidden] on their way into the first layer: noise. */
+  perturb?: (embeddings: Tensor) => Tensor;
 }
 
 /** What the trainer needs of a model. */

@@ -342,7 +342,7 @@ describe("what cannot be run is refused by name", () => {
     ["lr", { lr: -1 }, "lr must be a number above 0, not -1"],
     ["batch", { batch: 1.5 }, "batch must be a whole number of at least 1, not 1.5"],
     ["gradAccum", { gradAccum: 0 }, "gradAccum must be a whole number of at least 1, not 0"],
-    ["scheduler", { scheduler: "step" as "linear" }, "scheduler must be one of linear, cosine, constant, not step"],
+    ["scheduler", { scheduler: "step" as "linear" }, "scheduler must be one of linear, cosine, cosine_with_restarts, constant, not step"],
     ["warmup", { warmup: 1.1 }, "warmup must be a share of the steps, from 0 to 1, not 1.1"],
     ["weightDecay", { weightDecay: -0.1 }, "weightDecay must be a number of at least 0, not -0.1"],
     ["clip", { clip: Number.POSITIVE_INFINITY }, "clip must be a number of at least 0, not Infinity"],
