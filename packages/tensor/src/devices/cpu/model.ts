@@ -4,8 +4,9 @@ import type { AdamWArgs, RandomKey, View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import { coalesce, isDense, rowChunk } from "./iteration.ts";
 import { adamWKernel } from "./kernels/adamw.ts";
-import { DROPOUT_CONSTANTS, DROPOUT_WORDS, dropoutKernel } from "./kernels/dropout.ts";
+import { dropoutKernel } from "./kernels/dropout.ts";
 import { rmsNormBackwardKernel, rmsNormKernel, rmsNormWeightGradKernel } from "./kernels/norm.ts";
+import { DROPOUT_WORDS, writeDropout } from "./kernels/philox.ts";
 import { ropeKernel } from "./kernels/rope.ts";
 
 const rmsNormKernels = { f32: rmsNormKernel("f32*"), bf16: rmsNormKernel("bf16*") };
@@ -137,15 +138,9 @@ export function dropout(cpu: CpuContext, x: View, rows: View, p: number, key: Ra
   const [sx, so] = [rowStride(x), rowStride(out)];
   if (!isF32(x, out) || sx === undefined || so === undefined || !isDense(rows)) return false;
   const [count, n] = x.shape as [number, number];
-  // Kept where word >= p·2³², that is where word > ⌈p·2³²⌉ − 1; for p = 0 that is below every word.
-  const threshold = Math.ceil(p * 2 ** 32) - 1;
-  if (threshold < 0 || p >= 1 || n >= 2 ** 24) return false;
+  if (!(p > 0 && p < 1)) return false;
   cpu.scratch(4 * DROPOUT_WORDS, (constants) => {
-    const words = cpu.memory.u32(constants, DROPOUT_WORDS);
-    words[DROPOUT_CONSTANTS.key0] = key.seed[0];
-    words[DROPOUT_CONSTANTS.key1] = key.seed[1];
-    words[DROPOUT_CONSTANTS.stream] = key.stream;
-    words[DROPOUT_CONSTANTS.threshold] = threshold ^ 0x80000000;
+    writeDropout(cpu.memory.u32(constants, DROPOUT_WORDS), key, p);
     const at = (view: View) => cpu.address(view, "dropout");
     const values = { n, scale: 1 / (1 - p), places: at(rows), constants, x: at(x), sx, out: at(out), so };
     cpu.kernels.run(dropoutKernel, values, count, Math.max(1, rowChunk(n) >> 3));

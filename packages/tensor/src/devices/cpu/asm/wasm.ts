@@ -107,6 +107,7 @@ export const VECTOR = {
   "i32x4.mul": 0xb5,
   "i32x4.min_s": 0xb6,
   "i32x4.max_s": 0xb8,
+  "i64x2.extmul_low_i32x4_u": 0xde,
   "f32x4.sqrt": 0xe3,
   "f32x4.add": 0xe4,
   "f32x4.sub": 0xe5,

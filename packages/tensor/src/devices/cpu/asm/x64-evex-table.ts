@@ -93,6 +93,7 @@ export const evexInstructions = {
   vpaddd: evex("rvm", 1, 1, 0xfe, each),
   vpsubd: evex("rvm", 1, 1, 0xfa, each),
   vpmulld: evex("rvm", 1, 2, 0x40, each),
+  vpmuludq: evex("rvm", 1, 1, 0xf4, { w: 1 }),
   vpminsd: evex("rvm", 1, 2, 0x39, each),
   vpmaxsd: evex("rvm", 1, 2, 0x3d, each),
   vpandd: evex("rvm", 1, 1, 0xdb, each),

@@ -246,7 +246,7 @@ class Emitter extends RegisterEmitter {
   // ---- instructions ----
 
   protected override needs({ op, imm, args, element }: Instruction): Type[] {
-    if (op === "packBytes" || (op === "dot" && args.length === 2)) return ["vi", "vi"];
+    if (op === "packBytes" || op === "mulWide" || (op === "dot" && args.length === 2)) return ["vi", "vi"];
     if (op === "reduce") return imm === 0 ? ["vf"] : ["vf", "vf"];
     if (op === "store" && (args[0] as Reg).type === "vi" && ELEMENT_BYTES[element!] === 2) return ["vi"];
     return [];
@@ -412,6 +412,19 @@ class Emitter extends RegisterEmitter {
       }
       case "dot":
         return this.#dot(instruction, d);
+      case "mulWide": {
+        // The multiplier takes neighbours, so the even lanes are brought together first.
+        const even = args.map((arg, i) => {
+          const narrow = this.temporary(instruction, i);
+          asm.vector("xtn_2s", narrow, this.v(arg));
+          return narrow;
+        });
+        return asm.vector("umull_2d", d, even[0]!, even[1]!);
+      }
+      case "oddLanes": {
+        const a = this.v(args[0]);
+        return asm.vector("trn2", d, a, a);
+      }
       case "reduce":
         return this.#reduce(instruction, d);
       default:

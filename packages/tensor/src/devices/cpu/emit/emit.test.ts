@@ -105,6 +105,29 @@ describe.each(machines.map((machine) => [machine.target.name, machine] as const)
     );
   });
 
+  test("wide products of the even lanes, and odd lanes in both places", () => {
+    machine.reset();
+    const { lanes } = machine.target;
+    const kernel = defineKernel("wide", { x: "i32*", y: "i32*", out: "i32*" }, (k, { x, y, out }) => {
+      const product = x.loadInt().mulWide(y.loadInt());
+      out.store(product);
+      out.at(k.lanes).store(product.oddLanes());
+    });
+    const [x, y, out] = [lanes, lanes, 2 * lanes].map((n) => machine.allocate(4 * n));
+    const words = [0xffffffff, 7, 0xd2511f53, 0x80000000, 0, 1, 0x12345678, 0xfffffffe];
+    for (let i = 0; i < lanes; i++) {
+      x!.i32[i] = words[i % 8]! | 0;
+      y!.i32[i] = words[(i + 2) % 8]! | 0;
+    }
+    machine.compile(kernel)({ x: x!.address, y: y!.address, out: out!.address });
+    for (let i = 0; i < lanes; i += 2) {
+      const wide = BigInt(x!.i32[i]! >>> 0) * BigInt(y!.i32[i]! >>> 0);
+      const halves = [wide & 0xffffffffn, wide >> 32n].map((half) => Number(half) | 0);
+      expect([...out!.i32.subarray(i, i + 2)]).toEqual(halves);
+      expect([...out!.i32.subarray(lanes + i, lanes + i + 2)]).toEqual([halves[1]!, halves[1]!]);
+    }
+  });
+
   test("integers: more than there are registers, loops that do not run, wide and negative numbers", () => {
     machine.reset();
     const kernel = defineKernel("integers", { n: "index", minus: "index", out: "i32*" }, (k, { n, minus, out }) => {

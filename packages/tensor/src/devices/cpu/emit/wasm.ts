@@ -343,6 +343,17 @@ class Emitter {
           w.vector("i16x8.narrow_i32x4_s");
         }
         return w.vector("i8x16.narrow_i16x8_s");
+      case "mulWide":
+        for (const arg of args) {
+          this.#push(arg);
+          this.#push(arg);
+          w.shuffle(bytesOf([0, 2, 0, 2]));
+        }
+        return w.vector("i64x2.extmul_low_i32x4_u");
+      case "oddLanes":
+        this.#push(args[0]);
+        this.#push(args[0]);
+        return w.shuffle(bytesOf([1, 1, 3, 3]));
       case "dot":
         for (const half of ["low", "high"] as const) {
           this.#push(args[0]);

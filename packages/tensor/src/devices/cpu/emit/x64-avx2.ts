@@ -189,6 +189,12 @@ export class Avx2Emitter extends X64Emitter {
         const a = this.v(args[0]);
         return asm.vex(SHIFTS[op]!, 256, [this.dst(reg), a], (args[1] as { value: number }).value);
       }
+      case "mulWide": {
+        const [a, b] = args.map((arg) => this.v(arg));
+        return asm.vex("vpmuludq", 256, [this.dst(reg), a!, b!]);
+      }
+      case "oddLanes":
+        return asm.vex("vmovshdup", 256, [this.dst(reg), this.v(args[0])]);
       case "sqrt":
         if (type === "f32") {
           const a = this.v(args[0]);

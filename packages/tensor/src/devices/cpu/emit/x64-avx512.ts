@@ -98,6 +98,12 @@ export class Avx512Emitter extends X64Emitter {
       case "shr":
       case "sar":
         return asm.evex(SHIFTS[op]!, 512, [d, this.v(args[0])], { immediate: (args[1] as { value: number }).value });
+      case "mulWide": {
+        const [a, b] = args.map((arg) => this.v(arg));
+        return asm.evex("vpmuludq", 512, [d, a!, b!]);
+      }
+      case "oddLanes":
+        return asm.evex("vmovshdup", 512, [d, this.v(args[0])]);
       case "sqrt": {
         if (type === "vf") return asm.evex("vsqrtps", 512, [d, this.vm(args[0])]);
         const a = this.v(args[0]);

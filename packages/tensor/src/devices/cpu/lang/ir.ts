@@ -119,6 +119,10 @@ export type Op =
    * not. `args[0]` is 0 to 127 (`imm` 0) or −128 to 127 (1), `args[1]` −127 to 127.
    */
   | "dot"
+  /** Unsigned products of the even lanes of two `vi`: the low halves into the even lanes, the high halves into the odd ones. */
+  | "mulWide"
+  /** Every odd lane in place of itself and of the even lane before it. */
+  | "oddLanes"
   /** Asks for a line of memory to be brought into the second-level cache. */
   | "prefetch"
   /**

@@ -164,6 +164,13 @@ class Model {
         return this.int(i & 1 ? b : a, block + 2 * high + (i >> 1));
       });
     }
+    if (op === "oddLanes") return all.map((lane) => this.int(a, lane | 1));
+    if (op === "mulWide") {
+      const unsigned = (operand: Operand, lane: number) => BigInt(this.int(operand, lane & ~1) >>> 0);
+      return all.map((lane) =>
+        Number(BigInt.asIntN(32, (unsigned(a, lane) * unsigned(b, lane)) >> (lane & 1 ? 32n : 0n))),
+      );
+    }
     if (op === "compare") {
       const value = (operand: Operand, lane: number) =>
         imm === 0 ? this.float(operand, lane) : this.int(operand, lane);

@@ -462,6 +462,14 @@ export class VI extends Value {
   dot(other: VI, signed = false): VI {
     return new VI(this.k, this.k.result("dot", "vi", [this.reg, other.reg], signed ? 1 : 0));
   }
+  /** Unsigned products of the even lanes: their low halves in the even lanes, their high halves in the odd ones. */
+  mulWide(other: VI): VI {
+    return new VI(this.k, this.k.result("mulWide", "vi", [this.reg, other.reg]));
+  }
+  /** Every odd lane in place of itself and of the even lane before it. */
+  oddLanes(): VI {
+    return new VI(this.k, this.k.result("oddLanes", "vi", [this.reg]));
+  }
   toFloat(): VF {
     return new VF(this.k, this.k.result("convert", "vf", [this.reg]));
   }
