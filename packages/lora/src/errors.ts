@@ -44,3 +44,13 @@ export class DivergenceError extends LoraError {
     this.step = step;
   }
 }
+
+/** A checkpoint that is missing, broken, or of another run. */
+export class CheckpointError extends LoraError {
+  override readonly name = "CheckpointError";
+}
+
+/** A run that left the adapter as it was: nothing was learned. */
+export class UnchangedError extends LoraError {
+  override readonly name = "UnchangedError";
+}

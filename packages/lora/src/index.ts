@@ -25,7 +25,15 @@ export {
 } from "./diagnosis/diagnose.ts";
 export { keyFacts, says } from "./diagnosis/facts.ts";
 export { DropoutState } from "./dropout-state.ts";
-export { AdapterError, ConfigError, DivergenceError, LoraError, OptionError } from "./errors.ts";
+export {
+  AdapterError,
+  CheckpointError,
+  ConfigError,
+  DivergenceError,
+  LoraError,
+  OptionError,
+  UnchangedError,
+} from "./errors.ts";
 export { type FileContent, saveFolder } from "./folder.ts";
 export { adapterKey, applyLora, Lora, type ParameterCount } from "./lora.ts";
 export { LoraLinear, type LoraLinearParts } from "./lora-linear.ts";
@@ -58,6 +66,7 @@ export {
   type TrainingPass,
   type TrainingSequence,
 } from "./train/pass.ts";
+export type { BestStep, StepResult, StopReason, TrainResult } from "./train/result.ts";
 export {
   type ExampleSequence,
   LOSS_MASKS,
@@ -68,5 +77,6 @@ export {
   trainingSequence,
   trainingSequences,
 } from "./train/sequences.ts";
-export { type StepResult, type TrainResult, type TrainRun, totalSteps, train } from "./train/train.ts";
+export { type SavedState, type StateKeeper, type TrainingProgress, TrainingState } from "./train/state.ts";
+export { type StepAnswer, type TrainRun, totalSteps, train } from "./train/train.ts";
 export { LoraVariant } from "./variants/variant.ts";

@@ -29,6 +29,10 @@ export interface TrainOptions {
   eps?: number;
   /** Rows of one forward and backward pass, a limit on memory: more sequences take more passes. Default 1024. */
   tokensPerPass?: number;
+  /** Steps between evaluations; 0: only at the end of each epoch. Default 0. */
+  evalEvery?: number;
+  /** Evaluations in a row without a lower validation loss after which the run ends; 0 for no limit. Default 0. */
+  earlyStop?: number;
 }
 
 export const TRAIN_DEFAULTS: Readonly<Required<TrainOptions>> = {
@@ -45,11 +49,14 @@ export const TRAIN_DEFAULTS: Readonly<Required<TrainOptions>> = {
   betas: [0.9, 0.999],
   eps: 1e-8,
   tokensPerPass: 1024,
+  evalEvery: 0,
+  earlyStop: 0,
 };
 
 type Rule = readonly [holds: (value: never) => boolean, what: string];
 
 const positiveInteger: Rule = [(v: number) => Number.isSafeInteger(v) && v >= 1, "a whole number of at least 1"];
+const wholeNumber: Rule = [(v: number) => Number.isSafeInteger(v) && v >= 0, "a whole number of at least 0"];
 const notNegative: Rule = [(v: number) => Number.isFinite(v) && v >= 0, "a number of at least 0"];
 const positive: Rule = [(v: number) => Number.isFinite(v) && v > 0, "a number above 0"];
 const share = (v: unknown): boolean => typeof v === "number" && v >= 0 && v < 1;
@@ -71,6 +78,8 @@ const RULES: { readonly [K in keyof TrainOptions]-?: Rule } = {
   ],
   eps: positive,
   tokensPerPass: positiveInteger,
+  evalEvery: wholeNumber,
+  earlyStop: wholeNumber,
 };
 
 /**

@@ -6,7 +6,8 @@ import { applyLora, type Lora } from "../lora.ts";
 import { perturb, TinyModel, write } from "../testing.ts";
 import type { TrainOptions } from "./options.ts";
 import { packPasses, type TrainingPass, type TrainingSequence } from "./pass.ts";
-import { type TrainResult, totalSteps, train } from "./train.ts";
+import type { TrainResult } from "./result.ts";
+import { totalSteps, train } from "./train.ts";
 
 /** A sequence that predicts every token but the first. */
 const full = (...tokens: number[]): TrainingSequence => ({ tokens, targets: [...tokens.slice(1), -1] });
@@ -342,7 +343,11 @@ describe("what cannot be run is refused by name", () => {
     ["lr", { lr: -1 }, "lr must be a number above 0, not -1"],
     ["batch", { batch: 1.5 }, "batch must be a whole number of at least 1, not 1.5"],
     ["gradAccum", { gradAccum: 0 }, "gradAccum must be a whole number of at least 1, not 0"],
-    ["scheduler", { scheduler: "step" as "linear" }, "scheduler must be one of linear, cosine, cosine_with_restarts, constant, not step"],
+    [
+      "scheduler",
+      { scheduler: "step" as "linear" },
+      "scheduler must be one of linear, cosine, cosine_with_restarts, constant, not step",
+    ],
     ["warmup", { warmup: 1.1 }, "warmup must be a share of the steps, from 0 to 1, not 1.1"],
     ["weightDecay", { weightDecay: -0.1 }, "weightDecay must be a number of at least 0, not -0.1"],
     ["clip", { clip: Number.POSITIVE_INFINITY }, "clip must be a number of at least 0, not Infinity"],

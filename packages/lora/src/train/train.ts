@@ -2,41 +2,14 @@ import { AdamW, cat, clipGradNorm, full, noGrad, schedule, scope, Tensor } from 
 import { DivergenceError, OptionError } from "../errors.ts";
 import { type Lora, l2Norms } from "../lora.ts";
 import { keySeed } from "../random.ts";
+import { isEvaluated, validationLoss } from "./evaluate.ts";
 import { availableMemory, largestPass, needsRecompute } from "./memory.ts";
 import { checkTrainOptions, type TrainOptions } from "./options.ts";
 import { epochOrder } from "./order.ts";
 import { type PlacedPass, packPasses, predictedTokens, type TrainableModel, type TrainingSequence } from "./pass.ts";
-
-/** What happened in one optimiser step; the names are those of the commands' JSON. */
-export interface StepResult {
-  /** From 1. */
-  step: number;
-  /** From 1. */
-  epoch: number;
-  /** Mean over the step's predicted tokens. */
-  loss: number;
-  /** Share of the predicted tokens that were the likeliest one; undefined where the model does not tell. */
-  token_accuracy?: number;
-  /** Global L2 norm of the gradient before clipping. */
-  grad_norm: number;
-  /** Learning rate of the step. */
-  lr: number;
-  /** Tokens of the step's sequences. */
-  tokens: number;
-  seconds: number;
-  /** On the first step: the gradient's L2 norm of each of the adapter's tensors, by key. */
-  first_grad_norms?: Record<string, number>;
-}
-
-export interface TrainResult {
-  steps: StepResult[];
-  /** Tokens of all sequences, as often as they were seen. */
-  tokens: number;
-  seconds: number;
-  tokens_per_second: number;
-  /** Layers were computed again for their gradients, because memory would not have held all of a pass. */
-  recomputed: boolean;
-}
+import type { StepResult, TrainResult } from "./result.ts";
+import { type SavedState, type StateKeeper, TrainingState } from "./state.ts";
+import { nextTurn } from "./turn.ts";
 
 /** A run to do. */
 export interface TrainRun {
@@ -50,9 +23,21 @@ export interface TrainRun {
   availableMemory?: number;
   /** Stops the run between two passes. */
   signal?: AbortSignal;
-  /** Called after every step; a promise is waited for. */
-  onStep?: (result: StepResult, total: number) => void | Promise<void>;
+  /** Held-out sequences: their loss is computed every `evalEvery` steps and at each epoch's end, and the best step's weights are the result. */
+  validation?: readonly TrainingSequence[];
+  /** Asked at the same steps: has the model learned what it is to learn? Then the run ends. */
+  isLearned?: () => boolean | Promise<boolean>;
+  /** Called after every step (of those before a resumption: only of one whose evaluation was cut short); "stop" ends the run after it. */
+  onStep?: (result: StepResult, total: number) => StepAnswer | Promise<StepAnswer>;
+  /** Takes the run's state, to go on from it in another process. */
+  keeper?: StateKeeper;
+  /** Where an earlier run with the same model, data and settings stood: this one ends bit for bit where that one would have. */
+  resume?: SavedState;
 }
+
+/** What `onStep` may answer. */
+// biome-ignore lint/suspicious/noConfusingVoidType: a callback may return nothing.
+export type StepAnswer = "stop" | undefined | void;
 
 /** Optimiser steps of a run: a step takes batch × gradAccum sequences, an epoch's last one what is left. */
 export function totalSteps(sequences: number, options: TrainOptions = {}): number {
@@ -66,71 +51,121 @@ export function totalSteps(sequences: number, options: TrainOptions = {}): numbe
  * depend on the seed alone.
  *
  * @throws OptionError for a setting or an example that cannot be trained; DivergenceError when a loss or gradient is
- * no number: the adapter is then as it was before that step; the signal's reason when it aborts. The caller saves, so
- * none of these leaves a file.
+ * no number: the adapter is then as it was before that step; the signal's reason when it aborts; what the keeper throws.
+ * The caller saves the adapter, so none of these leaves one.
  */
 export async function train(run: TrainRun): Promise<TrainResult> {
-  const { model, lora, sequences, options, signal, onStep } = run;
+  const { model, lora, sequences, options, signal, keeper } = run;
   const settings = checkTrainOptions(options);
   checkRun(lora, sequences);
+  if (run.validation) checkSequences(run.validation);
   const perStep = settings.batch * settings.gradAccum;
+  const perEpoch = Math.ceil(sequences.length / perStep);
   const total = totalSteps(sequences.length, settings);
   const rate = schedule(settings.scheduler, { warmup: settings.warmup });
   const params = lora.parameters();
   const { betas, eps, weightDecay } = settings;
   const optimizer = new AdamW(params, { betas, eps, weightDecay });
-  const steps: StepResult[] = [];
-  const begun = performance.now();
+  const state = new TrainingState(lora, optimizer);
+  const { steps } = state;
   const before = model.recompute;
-  const largest = largestPass(sequences, perStep, settings.tokensPerPass);
+  const largest = largestPass([...sequences, ...(run.validation ?? [])], perStep, settings.tokensPerPass);
   const recomputed = before === true || needsRecompute(model, largest, run.availableMemory ?? availableMemory());
   if (recomputed) model.recompute = true;
 
   Object.assign(lora.dropout, { training: true, seed: keySeed(settings.seed, "dropout") });
   try {
-    for (let epoch = 1; epoch <= settings.epochs; epoch++) {
-      const order = await epochOrder(sequences.length, epoch, settings.seed, settings.shuffle);
-      for (let first = 0; first < order.length; first += perStep) {
-        const started = performance.now();
-        const step = steps.length + 1;
-        const chosen = order.slice(first, first + perStep).map((i) => sequences[i]);
-        lora.dropout.step = step;
-        optimizer.zeroGrad();
-        const passes = packPasses(chosen, settings.tokensPerPass);
-        const measured = await gradients(model, lora, passes, settings.clip, step === 1, signal);
-        try {
-          refuseDivergence(step, measured, steps);
-          optimizer.lr = settings.lr * rate(step, total);
-          optimizer.step(settings.clip > 0 ? measured.gradScale : undefined);
-        } finally {
-          measured.gradScale.dispose();
-        }
-        const { loss, accuracy, norm, norms } = measured;
-        const result: StepResult = {
-          step,
-          epoch,
-          loss,
-          ...(accuracy !== undefined && { token_accuracy: accuracy }),
-          grad_norm: norm,
-          lr: optimizer.lr,
-          tokens: chosen.reduce((n, { tokens }) => n + tokens.length, 0),
-          seconds: (performance.now() - started) / 1000,
-          ...(norms && { first_grad_norms: byKey(lora, norms) }),
-        };
-        steps.push(result);
-        await onStep?.(result, total);
+    if (run.resume) state.restore(run.resume);
+    if (state.pending) await finishStep(run, settings, state, total, perEpoch);
+    let order: number[] = [];
+    while (steps.length < total && state.stopped === undefined) {
+      const started = performance.now();
+      const step = steps.length + 1;
+      const epoch = Math.ceil(step / perEpoch);
+      const first = ((step - 1) % perEpoch) * perStep;
+      if (first === 0 || order.length === 0) {
+        order = await epochOrder(sequences.length, epoch, settings.seed, settings.shuffle);
       }
+      const chosen = order.slice(first, first + perStep).map((i) => sequences[i]);
+      lora.dropout.step = step;
+      optimizer.zeroGrad();
+      const passes = packPasses(chosen, settings.tokensPerPass);
+      const measured = await gradients(model, lora, passes, settings.clip, step === 1, signal);
+      try {
+        refuseDivergence(step, measured, steps);
+        optimizer.lr = settings.lr * rate(step, total);
+        optimizer.step(settings.clip > 0 ? measured.gradScale : undefined);
+      } finally {
+        measured.gradScale.dispose();
+      }
+      const { loss, accuracy, norm, norms } = measured;
+      state.pending = true;
+      steps.push({
+        step,
+        epoch,
+        loss,
+        ...(accuracy !== undefined && { token_accuracy: accuracy }),
+        grad_norm: norm,
+        lr: optimizer.lr,
+        tokens: chosen.reduce((n, { tokens }) => n + tokens.length, 0),
+        seconds: (performance.now() - started) / 1000,
+        ...(norms && { first_grad_norms: byKey(lora, norms) }),
+      });
+      await finishStep(run, settings, state, total, perEpoch);
     }
+    await keeper?.keep(state, total, "end");
+    const { best, stopped } = state;
+    const useBest = best !== undefined && stopped !== "learned" && best.step < steps.length;
+    if (useBest) await state.takeBest();
     await params[0].device.synchronize();
+    const tokens = steps.reduce((n, s) => n + s.tokens, 0);
+    const { seconds } = state;
+    return {
+      steps,
+      tokens,
+      seconds,
+      tokens_per_second: tokens / seconds,
+      recomputed,
+      step: useBest ? best.step : steps.length,
+      ...(best && { best }),
+      ...(stopped && { stopped }),
+    };
+  } catch (error) {
+    if (signal?.aborted && steps.length > 0) await keeper?.keep(state, total, "interrupted");
+    throw error;
   } finally {
     lora.dropout.training = false;
     if (recomputed) model.recompute = before;
     optimizer.zeroGrad();
     optimizer.dispose();
+    state.dispose();
   }
-  const tokens = steps.reduce((n, s) => n + s.tokens, 0);
-  const seconds = (performance.now() - begun) / 1000;
-  return { steps, tokens, seconds, tokens_per_second: tokens / seconds, recomputed };
+}
+
+/** What follows the change of the weights: evaluation, the caller's `onStep`, keeping the state. */
+async function finishStep(
+  { model, lora, validation, isLearned, onStep, keeper, signal }: TrainRun,
+  { tokensPerPass, evalEvery, earlyStop }: Required<TrainOptions>,
+  state: TrainingState,
+  total: number,
+  perEpoch: number,
+): Promise<void> {
+  const result = state.steps[state.steps.length - 1];
+  const { step } = result;
+  if (isEvaluated(step, perEpoch, evalEvery)) {
+    if (validation) {
+      const loss = await validationLoss(model, lora, validation, { tokensPerPass, step, signal });
+      result.validation_loss = loss;
+      if (!state.best || loss < state.best.validation_loss) state.keepBest({ step, validation_loss: loss });
+      const { best } = state;
+      const since = state.steps.filter((s) => s.validation_loss !== undefined && s.step > best!.step).length;
+      if (earlyStop > 0 && since >= earlyStop) state.stopped = "early-stop";
+    }
+    if (await isLearned?.()) state.stopped ??= "learned";
+  }
+  if ((await onStep?.(result, total)) === "stop") state.stopped ??= "asked";
+  state.pending = false;
+  await keeper?.keep(state, total, "step");
 }
 
 function checkRun(lora: Lora, sequences: readonly TrainingSequence[]): void {
@@ -142,6 +177,10 @@ function checkRun(lora: Lora, sequences: readonly TrainingSequence[]): void {
     );
   }
   if (sequences.length === 0) throw new OptionError("sequences", "there is nothing to train on: no sequences");
+  checkSequences(sequences);
+}
+
+function checkSequences(sequences: readonly TrainingSequence[]): void {
   sequences.forEach((sequence, i) => {
     if (sequence.targets.length !== sequence.tokens.length) {
       throw new OptionError(
@@ -231,14 +270,6 @@ function runPass(model: TrainableModel, lora: Lora, pass: PlacedPass): { loss: T
 
 function predictions(targets: Int32Array): number {
   return targets.reduce((n, target) => n + (target >= 0 ? 1 : 0), 0);
-}
-
-/** Lets what waits run: a Ctrl-C, a server's requests. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    if (typeof setImmediate === "function") setImmediate(resolve);
-    else setTimeout(resolve);
-  });
 }
 
 function refuseDivergence(step: number, { loss, norm }: Measured, before: readonly StepResult[]): void {
