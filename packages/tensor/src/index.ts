@@ -37,6 +37,7 @@ export {
   type TensorInfo,
   writeSafetensors,
 } from "./io/safetensors.ts";
+export { fitsBlocks, STORED_TYPES, type StoredType, storedBytes, type TensorSource } from "./io/source.ts";
 export { type MemoryCount, memory, resetPeakMemory, scope } from "./memory.ts";
 export { Dropout, Embedding, Linear, parameter, RMSNorm, uniform } from "./nn/layers.ts";
 export { Module } from "./nn/module.ts";

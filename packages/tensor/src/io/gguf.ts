@@ -17,6 +17,7 @@ import {
   parseGgufHeader,
   VALUE_TYPES,
 } from "./gguf-header.ts";
+import { checkSource, encodeSource, storedBytes, type TensorSource } from "./source.ts";
 
 export type { GgufTensorInfo, GgufValue } from "./gguf-header.ts";
 
@@ -182,8 +183,14 @@ class Writer {
 
 const padding = (length: number): number => -length & (DEFAULT_ALIGNMENT - 1);
 
+/** Bytes and ggml's name of the type that a tensor is written in. */
+function stored(t: Tensor | TensorSource): { type: string; bytes: number } {
+  if (t instanceof Tensor) return { type: t.dtype.toUpperCase(), bytes: t.size * BYTES[t.dtype] };
+  return { type: t.type.toUpperCase(), bytes: storedBytes(t.type, t.shape) };
+}
+
 async function* serialize(
-  tensors: ReadonlyMap<string, Tensor>,
+  tensors: ReadonlyMap<string, Tensor | TensorSource>,
   metadata: ReadonlyMap<string, GgufEntry>,
 ): AsyncGenerator<Uint8Array> {
   const writer = new Writer();
@@ -197,32 +204,34 @@ async function* serialize(
   }
   const numbers = new Map([...GGML_TYPES].map(([number, { name }]) => [name, number]));
   let offset = 0;
-  for (const [name, { dtype, shape, size }] of tensors) {
+  for (const [name, t] of tensors) {
     if (!name.isWellFormed()) throw new FormatError("gguf", `${JSON.stringify(name)} cannot name a tensor`);
+    if (!(t instanceof Tensor)) checkSource("gguf", name, t);
+    const { type, bytes } = stored(t);
     writer.string(name);
-    writer.uint32(shape.length);
-    for (const n of shape.toReversed()) writer.uint64(n);
-    writer.uint32(numbers.get(dtype.toUpperCase())!);
+    writer.uint32(t.shape.length);
+    for (const n of t.shape.toReversed()) writer.uint64(n);
+    writer.uint32(numbers.get(type)!);
     writer.uint64(offset);
-    const bytes = size * BYTES[dtype];
     offset += bytes + padding(bytes);
   }
   yield writer.aligned(DEFAULT_ALIGNMENT);
   for (const t of tensors.values()) {
-    const bytes = await t.bytes();
-    yield bytes;
-    yield new Uint8Array(padding(bytes.length));
+    if (t instanceof Tensor) yield await t.bytes();
+    else yield* encodeSource(t);
+    yield new Uint8Array(padding(stored(t).bytes));
   }
 }
 
 /**
  * Writes tensors, quantised ones as their blocks, to a GGUF file, which is there whole or not at all. Tensors are read
- * one at a time; they must not be disposed of before this has settled.
+ * one at a time, and those of a {@link TensorSource} are made and encoded one at a time; they must not be disposed of
+ * before this has settled.
  * @throws TensorError when the file cannot be written, naming why
  */
 export async function writeGguf(
   path: string,
-  tensors: ReadonlyMap<string, Tensor>,
+  tensors: ReadonlyMap<string, Tensor | TensorSource>,
   metadata: ReadonlyMap<string, GgufEntry> = new Map(),
 ): Promise<void> {
   if (!files) throw new TensorError("writeGguf", "there are no files here; take the bytes from serializeGguf");
@@ -231,7 +240,7 @@ export async function writeGguf(
 
 /** The bytes of a GGUF file. See {@link writeGguf}. */
 export async function serializeGguf(
-  tensors: ReadonlyMap<string, Tensor>,
+  tensors: ReadonlyMap<string, Tensor | TensorSource>,
   metadata: ReadonlyMap<string, GgufEntry> = new Map(),
 ): Promise<Uint8Array<ArrayBuffer>> {
   const pieces: Uint8Array[] = [];

@@ -161,13 +161,13 @@ function repeatedKey(json: string): string | undefined {
 export interface NewTensor {
   readonly name: string;
   /** As the file names it. */
-  readonly dtype: "F64" | "F32" | "I32" | "BF16";
+  readonly dtype: "F64" | "F32" | "I32" | "BF16" | "F16";
   readonly shape: Shape;
   readonly byteLength: number;
 }
 
 /** How the library sorts: wider types first, so that every tensor is aligned. */
-const ORDER: readonly NewTensor["dtype"][] = ["F64", "F32", "I32", "BF16"];
+const ORDER: readonly NewTensor["dtype"][] = ["F64", "F32", "I32", "BF16", "F16"];
 
 /**
  * The header, its length before it and spaces to a multiple of 8 behind it, and the tensors in the order of their

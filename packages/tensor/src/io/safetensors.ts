@@ -14,12 +14,15 @@ import {
   parseHeader,
   type TensorInfo,
 } from "./header.ts";
+import { encodeSource, storedBytes, type TensorSource } from "./source.ts";
 
 export type { TensorInfo } from "./header.ts";
 
 /** Element types read as they lie in the file; F16 is widened to f32. */
 const READABLE: Readonly<Record<string, DType>> = { F32: "f32", F64: "f64", BF16: "bf16", I32: "i32" };
-const NAMES: { readonly [K in ElementType]: NewTensor["dtype"] } = { f32: "F32", f64: "F64", bf16: "BF16", i32: "I32" };
+const NAMES: { readonly [K in ElementType | "f16"]: NewTensor["dtype"] } = {
+  ...({ f32: "F32", f64: "F64", bf16: "BF16", f16: "F16", i32: "I32" } as const),
+};
 
 /** A safetensors file, opened or in memory. */
 export class SafetensorsFile {
@@ -123,35 +126,41 @@ export function parseSafetensors(bytes: Uint8Array, name = "bytes"): Safetensors
 
 /** Header first, then one piece a tensor, read from its device when its turn comes. */
 async function* serialize(
-  tensors: ReadonlyMap<string, Tensor>,
+  tensors: ReadonlyMap<string, Tensor | TensorSource>,
   metadata: Readonly<Record<string, string>> | undefined,
 ): AsyncGenerator<Uint8Array> {
   const made = [...tensors].map(([name, tensor]) => {
     if (name === "__metadata__" || !name.isWellFormed()) {
       throw new FormatError("safetensors", `${JSON.stringify(name)} cannot name a tensor`);
     }
-    const { dtype, shape, size } = tensor;
-    if (isBlocks(dtype)) {
+    const { shape } = tensor;
+    const dtype = tensor instanceof Tensor ? tensor.dtype : tensor.type;
+    if (dtype !== "f16" && isBlocks(dtype)) {
       throw new DTypeError(
         "safetensors",
         `tensor ${name} is ${dtype}, which safetensors has no name for; use writeGguf`,
       );
     }
-    return { name, tensor, dtype: NAMES[dtype], shape, byteLength: size * BYTES[dtype] };
+    const byteLength = tensor instanceof Tensor ? tensor.size * BYTES[tensor.dtype] : storedBytes(tensor.type, shape);
+    return { name, tensor, dtype: NAMES[dtype], shape, byteLength };
   });
   const { header, order } = formatHeader(made, metadata);
   yield header;
-  for (const { tensor } of order) yield await tensor.bytes();
+  for (const { tensor } of order) {
+    if (tensor instanceof Tensor) yield await tensor.bytes();
+    else yield* encodeSource(tensor);
+  }
 }
 
 /**
  * Writes tensors to a safetensors file, byte for byte as the `safetensors` library would. The file is there whole or
- * not at all. Tensors are read one at a time; they must not be disposed of before this has settled.
+ * not at all. Tensors are read one at a time, and those of a {@link TensorSource} are made and encoded one at a time;
+ * they must not be disposed of before this has settled.
  * @throws TensorError when the file cannot be written, naming why
  */
 export async function writeSafetensors(
   path: string,
-  tensors: ReadonlyMap<string, Tensor>,
+  tensors: ReadonlyMap<string, Tensor | TensorSource>,
   metadata?: Readonly<Record<string, string>>,
 ): Promise<void> {
   await fileSystem("writeSafetensors", "take the bytes from serializeSafetensors").write(
@@ -162,7 +171,7 @@ export async function writeSafetensors(
 
 /** The bytes of a safetensors file. See {@link writeSafetensors}. */
 export async function serializeSafetensors(
-  tensors: ReadonlyMap<string, Tensor>,
+  tensors: ReadonlyMap<string, Tensor | TensorSource>,
   metadata?: Readonly<Record<string, string>>,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const pieces: Uint8Array[] = [];
