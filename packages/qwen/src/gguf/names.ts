@@ -1,5 +1,8 @@
 /** Names that ggml gives the parts of a Qwen2 model, and transformers'. */
 
+/** What GGUF files call the family. */
+export const GGUF_ARCHITECTURE = "qwen2";
+
 const TOP: Readonly<Record<string, string>> = {
   "model.embed_tokens": "token_embd",
   "model.norm": "output_norm",

@@ -4,13 +4,11 @@ import { makeTokenizer, type Tokenizer } from "../tokenizer/index.ts";
 import { listOf } from "./config.ts";
 
 /** How Qwen2 splits a text before its merges: the pattern of its `tokenizer.json`. */
-const QWEN2_SPLIT =
+export const QWEN2_SPLIT =
   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
 /** Types of tokens in `tokenizer.ggml.token_type`. */
-const NORMAL = 1;
-const CONTROL = 3;
-const USER_DEFINED = 4;
+export const TOKEN_TYPES = { normal: 1, control: 3, userDefined: 4, unused: 5 } as const;
 
 /**
  * The tokenizer and chat template in a GGUF file's metadata, as `tokenizer.json` and `tokenizer_config.json` would have
@@ -43,10 +41,10 @@ export function ggufTokenizer(file: GgufFile, vocabSize: number): Tokenizer {
   const vocab: Record<string, number> = Object.create(null);
   const added: object[] = [];
   tokens.forEach((content, id) => {
-    if (types[id] === NORMAL) vocab[content] = id;
-    else if (types[id] === CONTROL || types[id] === USER_DEFINED) {
+    if (types[id] === TOKEN_TYPES.normal) vocab[content] = id;
+    else if (types[id] === TOKEN_TYPES.control || types[id] === TOKEN_TYPES.userDefined) {
       const plain = { single_word: false, lstrip: false, rstrip: false, normalized: false };
-      added.push({ id, content, ...plain, special: types[id] === CONTROL });
+      added.push({ id, content, ...plain, special: types[id] === TOKEN_TYPES.control });
     }
   });
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: false, use_regex: false };

@@ -5,5 +5,13 @@ export { parameterCount, parameterShapes } from "./parameters.ts";
 export { ContextLengthError, checkPass, type LanguageModel, nextTokens, type Pass, passOf } from "./pass.ts";
 export { QUANTIZATIONS, type Quantization, quantizedFolder } from "./quantize.ts";
 export { ropeFrequencies } from "./rope.ts";
-export { generationConfigJson, modelConfigJson, saveModel } from "./save.ts";
+export {
+  FOLDER_TYPES,
+  type FolderType,
+  generationConfigJson,
+  type ModelToWrite,
+  modelConfigJson,
+  saveModel,
+  writeModelFolder,
+} from "./save.ts";
 export { type LoadModelOptions, loadModel } from "./weights.ts";

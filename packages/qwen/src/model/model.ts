@@ -16,6 +16,7 @@ import {
   type TensorOptions,
 } from "@tslm/tensor";
 import type { ModelConfig } from "../config.ts";
+import { GGUF_ARCHITECTURE, ggufName } from "../gguf/names.ts";
 import { activationBytes } from "./activations.ts";
 import { below, DecoderLayer, type LayerPass, type ParameterSource } from "./layers.ts";
 import { parameterShapes } from "./parameters.ts";
@@ -125,6 +126,11 @@ export class QwenModel extends Module implements LanguageModel {
 
   get device(): Device {
     return this.model.embed_tokens.weight.device;
+  }
+
+  /** What GGUF files call this architecture and its parameters; adapters in that format are read and written with it. */
+  get gguf(): { readonly architecture: string; nameOf(parameter: string): string } {
+    return { architecture: GGUF_ARCHITECTURE, nameOf: ggufName };
   }
 
   /**

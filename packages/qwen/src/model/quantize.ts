@@ -22,7 +22,7 @@ export type Quantization = (typeof QUANTIZATIONS)[number];
 const VERSION = 2;
 
 /** Weights that keep 8 bits: see quantizedType. */
-const PRECISE = /^(model\.embed_tokens|lm_head|model\.layers\.\d+\.self_attn\.[kv]_proj)\.weight$/;
+export const PRECISE = /^(model\.embed_tokens|lm_head|model\.layers\.\d+\.self_attn\.[kv]_proj)\.weight$/;
 
 /**
  * What a parameter becomes; undefined where it stays: biases and norms, and matrices whose rows are no whole blocks of

@@ -1,13 +1,15 @@
 import { mkdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { noGrad, type Tensor, writeSafetensors } from "@tslm/tensor";
-import type { GenerationConfig, ModelConfig } from "../config.ts";
+import { noGrad, type StoredType, type Tensor, type TensorSource, writeSafetensors } from "@tslm/tensor";
+import type { GenerationConfig, ModelConfig, WeightDtype } from "../config.ts";
+import type { TokenizerFiles } from "../tokenizer/index.ts";
 import type { QwenModel } from "./model.ts";
+import { parameterShapes } from "./parameters.ts";
 
 const oneOrMore = (ids: readonly number[]): number | readonly number[] | undefined => (ids.length > 1 ? ids : ids[0]);
 
 /** What transformers' `config.json` of such a model says; `parseModelConfig` reads it back. */
-export function modelConfigJson(config: ModelConfig): Record<string, unknown> {
+export function modelConfigJson(config: ModelConfig, dtype: WeightDtype = "bfloat16"): Record<string, unknown> {
   return {
     architectures: config.architectures.length > 0 ? config.architectures : ["Qwen2ForCausalLM"],
     model_type: config.modelType,
@@ -24,7 +26,7 @@ export function modelConfigJson(config: ModelConfig): Record<string, unknown> {
     rope_theta: config.ropeTheta,
     tie_word_embeddings: config.tieWordEmbeddings,
     use_sliding_window: false,
-    torch_dtype: "bfloat16",
+    torch_dtype: dtype,
     bos_token_id: config.bosTokenId,
     eos_token_id: oneOrMore(config.eosTokenIds),
     pad_token_id: config.padTokenId,
@@ -63,6 +65,42 @@ export async function saveModel(dir: string, model: QwenModel, generationConfig:
   }
   await writeJson(join(dir, "config.json"), modelConfigJson(model.config));
   await writeJson(join(dir, "generation_config.json"), generationConfigJson(generationConfig));
+}
+
+/** Types that a model's folder can be written in, and what `config.json` calls them. */
+export const FOLDER_TYPES = { bf16: "bfloat16", f16: "float16", f32: "float32" } as const satisfies Partial<
+  Record<StoredType, WeightDtype>
+>;
+export type FolderType = keyof typeof FOLDER_TYPES;
+
+/** A model on its way into files, weights one after another. */
+export interface ModelToWrite {
+  readonly config: ModelConfig;
+  readonly generationConfig: GenerationConfig;
+  readonly tokenizer: TokenizerFiles;
+  /** A parameter by transformers' name. What it returns is disposed of once it is written. */
+  readonly read: (name: string) => Tensor;
+}
+
+/**
+ * Writes what transformers loads: `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` (chat
+ * template included) and `model.safetensors`. The folder must exist; each file is there whole or not at all.
+ */
+export async function writeModelFolder(dir: string, model: ModelToWrite, type: FolderType): Promise<void> {
+  const { config, generationConfig, tokenizer, read } = model;
+  const sources = new Map<string, TensorSource>();
+  for (const [name, shape] of parameterShapes(config)) sources.set(name, { type, shape, read: () => read(name) });
+  await writeSafetensors(join(dir, "model.safetensors"), sources, { format: "pt" });
+  await writeJson(join(dir, "config.json"), modelConfigJson(config, FOLDER_TYPES[type]));
+  await writeJson(join(dir, "generation_config.json"), generationConfigJson(generationConfig));
+  await writeJson(join(dir, "tokenizer.json"), tokenizer.json);
+  const { chatTemplate, config: tokenizerConfig } = tokenizer;
+  await writeJson(join(dir, "tokenizer_config.json"), {
+    ...tokenizerConfig,
+    tokenizer_class: "Qwen2Tokenizer",
+    model_max_length: config.maxPositionEmbeddings,
+    ...(chatTemplate === undefined ? {} : { chat_template: chatTemplate }),
+  });
 }
 
 async function writeJson(file: string, value: unknown): Promise<void> {

@@ -14,4 +14,5 @@ export {
   loadTokenizer,
   makeTokenizer,
   Tokenizer,
+  type TokenizerFiles,
 } from "./tokenizer.ts";

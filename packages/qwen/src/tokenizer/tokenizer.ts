@@ -49,6 +49,16 @@ export interface DecodeOptions {
   skipSpecialTokens?: boolean;
 }
 
+/** What the files of a tokenizer hold, to write them again. */
+export interface TokenizerFiles {
+  /** `tokenizer.json`. */
+  readonly json: Readonly<Record<string, unknown>>;
+  /** `tokenizer_config.json`, without the chat template. */
+  readonly config: Readonly<Record<string, unknown>>;
+  /** The chat template in Jinja. */
+  readonly chatTemplate: string | undefined;
+}
+
 export interface LoadTokenizerOptions {
   /** Rows of the model's embedding (`ModelConfig.vocabSize`); a tokenizer with ids beyond is refused. */
   vocabSize?: number;
@@ -69,6 +79,8 @@ export class Tokenizer {
   readonly #addedIds: ReadonlyMap<string, number>;
   readonly #bytes: (Uint8Array | undefined)[] = [];
   readonly #templates: ReadonlyMap<string, ChatTemplate>;
+  readonly #config: z.output<typeof configSchema>;
+  readonly #chatTemplate: string | undefined;
   readonly #dir: string;
 
   /** Use `loadTokenizer`. */
@@ -101,6 +113,15 @@ export class Tokenizer {
     this.eosTokenId = named("eos_token");
     this.padTokenId = named("pad_token");
     this.#templates = readTemplates(dir, config, template);
+    this.#config = config;
+    this.#chatTemplate = template ?? templatesOf(config).find(({ name }) => name === "default")?.template;
+  }
+
+  /** What the tokenizer's files hold. */
+  get files(): TokenizerFiles {
+    const { tokenOf: _, ...json } = this.#json;
+    const { chat_template: __, ...config } = this.#config;
+    return { json, config, chatTemplate: this.#chatTemplate };
   }
 
   /** The library's tokenizer, made at the first use: its table of merges takes longer than mapping the weights. */
@@ -198,6 +219,10 @@ export class Tokenizer {
   }
 }
 
+function templatesOf({ chat_template: given }: z.output<typeof configSchema>): { name: string; template: string }[] {
+  return typeof given === "string" ? [{ name: "default", template: given }] : (given ?? []);
+}
+
 function readTemplates(
   dir: string,
   config: z.output<typeof configSchema>,
@@ -209,10 +234,8 @@ function readTemplates(
   if (jinja !== undefined) {
     return new Map([["default", new ChatTemplate(jinja, join(dir, "chat_template.jinja"), variables)]]);
   }
-  const given = config.chat_template ?? [];
-  const list = typeof given === "string" ? [{ name: "default", template: given }] : given;
   const file = join(dir, "tokenizer_config.json");
-  return new Map(list.map(({ name, template }) => [name, new ChatTemplate(template, file, variables)]));
+  return new Map(templatesOf(config).map(({ name, template }) => [name, new ChatTemplate(template, file, variables)]));
 }
 
 /**
