@@ -38,6 +38,11 @@ export interface SaveOptions {
  * @throws AdapterError when the folder cannot be written
  */
 export async function saveAdapter(folder: string, lora: Lora, options: SaveOptions = {}): Promise<void> {
+  await saveFolder(folder, adapterFiles(lora, options));
+}
+
+/** The files of {@link saveAdapter}. */
+export function adapterFiles(lora: Lora, options: SaveOptions = {}): Record<string, FileContent> {
   const { baseModel, prompt, record } = options;
   const config = { ...lora.config, base_model_name_or_path: baseModel ?? lora.config.base_model_name_or_path };
   const weights = new Map(lora.namedParameters());
@@ -47,7 +52,7 @@ export async function saveAdapter(folder: string, lora: Lora, options: SaveOptio
   };
   if (prompt) files[PROMPT_FILE] = formatPrompt(prompt);
   if (record) files[RECORD_FILE] = formatRecord(record);
-  await saveFolder(folder, files);
+  return files;
 }
 
 /**

@@ -1,13 +1,15 @@
 import { randomUUID } from "node:crypto";
 import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { z } from "zod";
 import { AdapterError } from "./errors.ts";
 
 /** A complete save that has not been moved into its folder yet. */
 const COMMITTED = ".saved";
-/** A save in progress, followed by a number of its own. */
+/** A save in progress, followed by its process and a number of its own. */
 const STAGING = ".saving-";
+/** A folder that is being removed. */
+const REMOVED = ".removed-";
 /** A save that has not gone on for so long was interrupted. */
 const STALE_MILLISECONDS = 3_600_000;
 /** JSON files of an adapter are small; a larger one is something else. */
@@ -28,23 +30,75 @@ export async function saveFolder(folder: string, files: Readonly<Record<string, 
     await mkdir(folder, { recursive: true });
     await finishSave(folder);
     await removeStale(folder);
-    const staging = join(folder, `${STAGING}${randomUUID()}`);
+    const staging = await stage(folder, files);
     try {
-      await mkdir(staging);
-      for (const [name, content] of Object.entries(files)) {
-        const path = join(staging, name);
-        if (typeof content === "string") await writeFile(path, content);
-        else await content(path);
-        await flush(path);
-      }
-      await flush(staging);
       await rename(staging, join(folder, COMMITTED));
     } catch (error) {
       await rm(staging, { recursive: true, force: true }).catch(() => {});
-      throw systemError(error);
+      throw error;
     }
     await finishSave(folder);
   });
+}
+
+/**
+ * Makes a folder of files in one step: an interruption at any moment leaves it whole or not there. One that is there
+ * already is replaced.
+ *
+ * @param ready called when everything is on the disk but not in its place yet
+ * @throws AdapterError when the folder cannot be written, naming why
+ */
+export async function createFolder(
+  folder: string,
+  files: Readonly<Record<string, FileContent>>,
+  ready?: () => Promise<void>,
+): Promise<void> {
+  const parent = dirname(folder);
+  await explained(folder, "cannot be written", async () => {
+    await mkdir(parent, { recursive: true });
+    await removeStale(parent);
+    const staging = await stage(parent, files);
+    try {
+      await ready?.();
+      await removeFolder(folder);
+      await rename(staging, folder);
+    } catch (error) {
+      await rm(staging, { recursive: true, force: true }).catch(() => {});
+      throw error;
+    }
+    await flush(parent);
+  });
+}
+
+/** Removes a folder, if it is there, so that a half of it is never seen under its name. */
+export async function removeFolder(folder: string): Promise<void> {
+  const removed = join(dirname(folder), `${REMOVED}${randomUUID()}`);
+  try {
+    await rename(folder, removed);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
+    throw error;
+  }
+  await rm(removed, { recursive: true, force: true });
+}
+
+/** Writes files into a folder of their own inside `parent`, outlasting a power cut; leaves nothing when that fails. */
+async function stage(parent: string, files: Readonly<Record<string, FileContent>>): Promise<string> {
+  const staging = join(parent, `${STAGING}${process.pid}-${randomUUID()}`);
+  try {
+    await mkdir(staging);
+    for (const [name, content] of Object.entries(files)) {
+      const path = join(staging, name);
+      if (typeof content === "string") await writeFile(path, content);
+      else await content(path);
+      await flush(path);
+    }
+    await flush(staging);
+    return staging;
+  } catch (error) {
+    await rm(staging, { recursive: true, force: true }).catch(() => {});
+    throw systemError(error);
+  }
 }
 
 /** The system's error below an error that names a file of the staging folder, which means nothing to a user. */
@@ -65,12 +119,27 @@ export async function finishSave(folder: string): Promise<void> {
   });
 }
 
+/** Removes what interrupted saves and removals left. */
 async function removeStale(folder: string): Promise<void> {
   for (const name of await readdir(folder)) {
-    if (!name.startsWith(STAGING)) continue;
     const path = join(folder, name);
-    const { mtimeMs } = await stat(path);
-    if (Date.now() - mtimeMs > STALE_MILLISECONDS) await rm(path, { recursive: true, force: true });
+    const isLeft = name.startsWith(REMOVED) || (name.startsWith(STAGING) && (await isAbandoned(name, path)));
+    if (isLeft) await rm(path, { recursive: true, force: true });
+  }
+}
+
+async function isAbandoned(name: string, path: string): Promise<boolean> {
+  const found = await stat(path).catch(() => undefined);
+  if (found === undefined) return false;
+  return Date.now() - found.mtimeMs > STALE_MILLISECONDS || !isRunning(Number.parseInt(name.slice(STAGING.length), 10));
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== "ESRCH";
   }
 }
 

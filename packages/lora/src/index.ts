@@ -58,7 +58,19 @@ export {
 } from "./prompt.ts";
 export { RECORD_FILE, readRecord, type TrainingRecord, trainingRecord, trainingRecordSchema } from "./record.ts";
 export { linearLayers } from "./targets.ts";
+export {
+  adapterFolderOf,
+  CHECKPOINTS_FOLDER,
+  type Checkpoint,
+  Checkpoints,
+  type CheckpointsOptions,
+  findCheckpoint,
+  leftCheckpoint,
+  type RunSettings,
+} from "./train/checkpoint.ts";
+export { dataFingerprint, modelFingerprint } from "./train/fingerprint.ts";
 export { checkTrainOptions, TRAIN_DEFAULTS, type TrainOptions } from "./train/options.ts";
+export { checkOutcome } from "./train/outcome.ts";
 export {
   packPasses,
   predictedTokens,
@@ -67,6 +79,7 @@ export {
   type TrainingSequence,
 } from "./train/pass.ts";
 export type { BestStep, StepResult, StopReason, TrainResult } from "./train/result.ts";
+export { checkResumable } from "./train/resume.ts";
 export {
   type ExampleSequence,
   LOSS_MASKS,
