@@ -165,7 +165,7 @@ export const modelTests: readonly DeviceTest[] = [
   },
   {
     name: "attention: a sequence's result depends on that sequence alone",
-    async run({ device }) {
+    async run({ device, bounds }) {
       const c = ATTENTION[5];
       const run = async (queries: number, segments: readonly Segment[]): Promise<number[]> => {
         const inputs = attentionInputs({ ...c, queries: 67 }, 59);
@@ -185,7 +185,7 @@ export const modelTests: readonly DeviceTest[] = [
           [segment(0, i, 0, i), segment(i, 1, 0, i + 1)].filter((s) => s.queries > 0),
         );
         alone.slice(i * row).forEach((x, j) => {
-          expect(Math.abs(x - whole[i * row + j])).toBeLessThan(1e-5);
+          expect(Math.abs(x - whole[i * row + j])).toBeLessThan(2.5 * bounds.product);
         });
       }
     },

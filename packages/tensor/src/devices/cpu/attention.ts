@@ -1,5 +1,6 @@
 // Attention: the items of a call, and the kernels' arguments.
 import type { AttentionOptions, Segment, View } from "../device.ts";
+import { attentionOnTiles, fitsTiles, operand } from "./attention-tiles.ts";
 import type { CpuContext } from "./context.ts";
 import { attention as attentionKernel, attentionWorkspaceBytes } from "./kernels/attention.ts";
 import {
@@ -20,13 +21,6 @@ function groupOf(cpu: CpuContext, q: View, k: View, rows: readonly View[], perQu
   const group = heads / k.shape[1]!;
   const fits = size > 0 && size % panelColumns(target) === 0 && group <= itemRows(target);
   return dense && numbers && fits ? group : undefined;
-}
-
-/** Address and strides of a [rows, heads, size] view under the kernels' names for them. */
-function operand<N extends string>(cpu: CpuContext, name: N, view: View) {
-  const [row, head] = view.strides as [number, number];
-  const values = { [name]: cpu.address(view, "attention"), [`${name}Row`]: row, [`${name}Head`]: head };
-  return values as Record<N | `${N}Row` | `${N}Head`, number>;
 }
 
 /** Writes the words of items and runs `body` with their address. */
@@ -78,14 +72,18 @@ export function attention(
   q: View,
   k: View,
   v: View,
-  { segments, scale }: AttentionOptions,
+  options: AttentionOptions,
   out: View,
   lse: View | undefined,
 ): boolean {
   const group = groupOf(cpu, q, k, [q, k, v, out], [lse]);
   if (group === undefined) return false;
-  const { target } = cpu.kernels;
   const size = q.shape[2]!;
+  const { scale } = options;
+  const onTiles = options.segments.filter((segment) => fitsTiles(cpu, size, segment));
+  const done = onTiles.length > 0 && attentionOnTiles(cpu, q, k, v, { segments: onTiles, scale }, out, lse);
+  const segments = done ? options.segments.filter((segment) => !onTiles.includes(segment)) : options.segments;
+  const { target } = cpu.kernels;
   const items = queryItems(segments, Math.floor(itemRows(target) / group), k.shape[1]!);
   if (items.length === 0) return true;
   const { address: workspace, slots } = cpu.workspace(attentionWorkspaceBytes(target, size));

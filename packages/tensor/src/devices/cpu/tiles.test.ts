@@ -49,7 +49,7 @@ const make = (options: CpuDeviceOptions = {}) =>
 describe("products on tiles", () => {
   const device = make();
   afterAll(() => device.dispose());
-  for (const { name, run } of DEVICE_TESTS.filter(({ name }) => /^(matmul|linearCrossEntropy)/.test(name))) {
+  for (const { name, run } of DEVICE_TESTS.filter(({ name }) => /^(matmul|linearCrossEntropy|attention)/.test(name))) {
     // Its edges are those of the smaller ones.
     if (name === "matmul: enough for every thread") continue;
     const again = async (threads: number) => make({ threads });
@@ -95,5 +95,39 @@ test("precision: one, two and three bf16 numbers for an f32", async () => {
     expect(() => make()).toThrow("TENSOR_TERMS is 4; it must be 2 or 3");
   } finally {
     delete process.env.TENSOR_TERMS;
+  }
+}, 60_000);
+
+test("attention: what is not finite is left to vectors", async () => {
+  const pair = new Pair(make());
+  try {
+    const [queries, heads, size] = [20, 4, 32];
+    const options = { segments: [{ query: 0, queries, key: 0, keys: queries }], scale: 0.2 };
+    const poisoned = (rows: number, kvHeads: number, at: number, value: number) => {
+      const view = pair.make({ shape: [rows, kvHeads, size] });
+      for (const side of [view[0], view[1]]) {
+        const bytes = new Uint8Array(Float32Array.of(value).buffer);
+        side.storage.device.write(side.storage, 4 * at, bytes);
+      }
+      return view;
+    };
+    const plain = () => pair.make({ shape: [queries, heads, size] });
+    const q = poisoned(queries, heads, 3 * heads * size + 5, Number.NaN);
+    const k = pair.make({ shape: [queries, 2, size] });
+    // Seen by every query; what no bf16 number is near to.
+    const v = poisoned(queries, 2, 7, Number.NEGATIVE_INFINITY);
+    const large = poisoned(queries, 2, 7, 3.4e38);
+    const [out, lse] = [plain(), pair.make({ shape: [heads, queries] })];
+    for (const values of [v, large]) {
+      pair.run((device, side) => device.attention(q[side], k[side], values[side], options, out[side], lse[side]));
+      expect(await pair.distance(out, lse)).toBeLessThan(1e-5);
+    }
+    const finite = plain();
+    products = 0;
+    pair.run((device, side) => device.attention(finite[side], k[side], k[side], options, out[side], lse[side]));
+    expect(await pair.distance(out, lse)).toBeLessThan(4e-5);
+    expect(products).toBe(3);
+  } finally {
+    await pair.device.dispose();
   }
 }, 60_000);

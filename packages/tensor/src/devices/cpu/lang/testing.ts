@@ -130,8 +130,9 @@ class Model {
       const place = this.memory.check(this.at(address!), 4);
       this.numbers[dst.id] = this.memory.view.getInt32(place, true);
       this.memory.view.setInt32(place, this.number(args[0]), true);
-    } else if (op === "reduce" && instruction.imm === 1) {
-      this.numbers[dst.id] = Math.max(...this.all.map((lane) => this.float(args[0], lane)));
+    } else if (op === "reduce") {
+      const lanes = this.all.map((lane) => this.float(args[0], lane));
+      this.numbers[dst.id] = instruction.imm === 1 ? Math.max(...lanes) : halves(lanes);
     } else {
       const [a, b = 0] = args.map((arg) => this.number(arg));
       this.numbers[dst.id] = scalar(op, dst, a, b);
@@ -155,7 +156,9 @@ class Model {
     const [a, b, c] = args;
     if (op === "load" || op === "loadBlock") return this.loadedLanes(instruction);
     if (op === "const" || op === "move") return all.map((lane) => this.int(a, lane));
-    if (op === "splat") return floats(() => this.number(a));
+    if (op === "splat") return dst.type === "vi" ? all.map(() => this.number(a) | 0) : floats(() => this.number(a));
+    if (op === "lanes") return all.map((lane) => imm + lane);
+    if (op === "convert") return floats((lane) => this.int(a, lane));
     if (op === "unpack") {
       const [wide, high] = [imm >= 2, imm & 1];
       return all.map((lane) => {
@@ -203,6 +206,12 @@ class Model {
   private store({ args, address, element, count }: Instruction): void {
     const { view } = this.memory;
     const [width, place] = [element === "u16" ? 2 : 4, this.at(address!)];
+    if (args[0].type === "index") {
+      const value = this.number(args[0]);
+      view.setInt32(this.memory.check(place, element === "i64" ? 8 : 4), value | 0, true);
+      if (element === "i64") view.setInt32(place + 4, Math.floor(value / 2 ** 32), true);
+      return;
+    }
     if (args[0].type === "f32") return void view.setFloat32(this.memory.check(place, 4), this.number(args[0]), true);
     const there = count ? Math.min(this.numbers[count.id], this.lanes) : this.lanes;
     for (let lane = 0; lane < there; lane++) {
@@ -254,6 +263,13 @@ function multiply(sum: Uint8Array, a: Uint8Array, b: Uint8Array): void {
   }
 }
 
+/** The sum of lanes as vector units make it: one half added to the other, again and again, each sum rounded. */
+function halves(lanes: readonly number[]): number {
+  if (lanes.length === 1) return lanes[0];
+  const half = lanes.length / 2;
+  return halves(Array.from({ length: half }, (_, i) => Math.fround(lanes[i] + lanes[half + i])));
+}
+
 const oneFloat = new Float32Array(1);
 const itsBits = new Int32Array(oneFloat.buffer);
 
@@ -288,6 +304,10 @@ function scalar(op: Instruction["op"], dst: Reg, a: number, b = 0): number {
   if (op === "add") return a + b;
   if (op === "sub") return a - b;
   if (op === "mul") return a * b;
+  if (op === "div") return a / b;
+  if (op === "max" && dst.type === "index") return Math.max(a, b);
+  // The second where either is NaN, as processors have it.
+  if (op === "max") return Number.isNaN(a) || Number.isNaN(b) ? b : Math.max(a, b);
   if (op === "min" && dst.type === "index") return Math.min(a, b);
   if (dst.type === "index") return integer(op, a, b);
   throw new TypeError(`the model knows no ${op} of ${dst.type}`);

@@ -1,0 +1,237 @@
+/**
+ * What attention on matrix tiles shares. Scores lie transposed, [key][column]: a column is a query with one of the heads that
+ * share a key head, so that maxima and sums run down vectors and no lanes need be moved. Columns come in groups of 32
+ * counted from a sequence's first query (its heads one after another), keys in groups of 32 counted from its first key.
+ *
+ * Tiles multiply bf16, so an f32 number is taken as one or two bf16 numbers, its parts, as in `gemm-tiles.ts`. A tile's inner
+ * elements are pairs in words of 32 bits; which ones meet in a word is free as long as both sides agree: i and 16 + i here,
+ * which two whole vectors make without moving lanes.
+ */
+
+import type { Builder } from "../lang/builder.ts";
+import { loadRows, transposeBlocks } from "../lang/math.ts";
+import { loadTile, multiplyTiles, storeTile, zeroTile } from "../lang/tiles.ts";
+import type { F32, Index, Pointer, VF, VI } from "../lang/values.ts";
+import { PAIR_BYTES, ROWS, SIDE, TILE_BYTES } from "./tile-packing.ts";
+
+export { PAIR_BYTES, ROWS, SIDE, TILE_BYTES };
+
+/** Bytes of a row of scores, and of whatever else has a number for each of 32 columns. */
+export const LINE = 4 * SIDE;
+/** Scores of a group of keys. */
+export const SCORE_BYTES = SIDE * LINE;
+/** Bytes of a row of a tile. */
+export const TILE_ROW = TILE_BYTES / ROWS;
+
+/** Parts that f32 numbers are taken as. */
+export type Parts = 1 | 2;
+
+/** Bytes of 32 packed rows of `size` elements. */
+export const groupBytes = (size: number, parts: Parts): number => (size / SIDE) * parts * PAIR_BYTES;
+export const groupBytesOf = (size: Index, parts: Parts): Index => size.mul((parts * PAIR_BYTES) / SIDE);
+
+/** The nearest bf16 number, as f32 (halves away from 0). */
+const upper = (x: VF): VF => x.bits().add(0x8000).and(-0x10000).float();
+
+/** Two vectors as words that hold a number of each, the first in the lower half: part by part. */
+export function pairWords(a: VF, b: VF, parts: Parts, seeRest?: (rest: VF) => void): VI[] {
+  const [highA, highB] = [upper(a), upper(b)];
+  const words = [highA.bits().shr(16).or(highB.bits())];
+  if (parts === 1 && !seeRest) return words;
+  const [restA, restB] = [a.sub(highA), b.sub(highB)];
+  seeRest?.(restA);
+  seeRest?.(restB);
+  if (parts === 2) words.push(restA.bits().add(0x8000).shr(16).or(upper(restB).bits()));
+  return words;
+}
+
+/**
+ * Notices numbers that have no parts: what is not finite, or rounds to infinity. `see` takes what the first part leaves of a
+ * number; `report` writes 1 to `flag` (i32) when any was met, and nothing otherwise.
+ */
+export class FiniteCheck {
+  private readonly k: Builder;
+  private readonly total: VF;
+  constructor(k: Builder) {
+    this.k = k;
+    this.total = k.variable(k.zero());
+  }
+  readonly see = (rest: VF): void => this.total.set(rest.fma(0, this.total));
+  report(scratch: Pointer, flag: Pointer): void {
+    const { k, total } = this;
+    scratch.store(total.compare("eq", 0).select(k.zero(), k.vector(1)).maximum());
+    k.if(scratch.as("i32").loadIndex().ne(0), () => flag.as("i32").store(k.index(1)));
+  }
+}
+
+export interface Packing {
+  /** Where row `r` of 32 begins. */
+  readonly rowAt: (r: Index) => Pointer;
+  /** Elements of a row: a multiple of 32. */
+  readonly size: Index;
+  readonly parts: Parts;
+  readonly to: Pointer;
+  readonly factor?: F32;
+  readonly finite: FiniteCheck;
+}
+
+/** 32 rows as left tiles, whose inner elements are the rows' own: `[32 elements][part][tile][row][word]`. */
+export function packRows(k: Builder, { rowAt, size, parts, to, factor, finite }: Packing): void {
+  k.loop({ to: SIDE }, (r) => {
+    const from = k.variable(rowAt(r));
+    const place = k.variable(to.atByte(r.mul(TILE_ROW)));
+    k.loop({ to: size, step: SIDE }, () => {
+      let halves = [from.load(), from.at(ROWS).load()];
+      if (factor) halves = halves.map((half) => half.mul(factor.splat()));
+      pairWords(halves[0], halves[1], parts, finite.see).forEach((word, part) => {
+        place
+          .atByte(part * PAIR_BYTES)
+          .as("i32")
+          .store(word);
+      });
+      from.advance(SIDE);
+      place.advanceBytes(parts * PAIR_BYTES);
+    });
+  });
+}
+
+/** 32 rows as right tiles, whose inner elements run over the rows: `[32 elements][part][tile][pair of rows][element]`. */
+export function packPairs(k: Builder, { rowAt, size, parts, to, factor, finite }: Packing): void {
+  k.loop({ to: ROWS }, (r) => {
+    const [first, second] = [k.variable(rowAt(r)), k.variable(rowAt(r.add(ROWS)))];
+    const place = k.variable(to.atByte(r.mul(TILE_ROW)));
+    k.loop({ to: size, step: SIDE }, () => {
+      for (let tile = 0; tile < 2; tile++) {
+        let rows = [first.at(tile * ROWS).load(), second.at(tile * ROWS).load()];
+        if (factor) rows = rows.map((row) => row.mul(factor.splat()));
+        pairWords(rows[0], rows[1], parts, finite.see).forEach((word, part) => {
+          place
+            .atByte(part * PAIR_BYTES + tile * TILE_BYTES)
+            .as("i32")
+            .store(word);
+        });
+      }
+      first.advance(SIDE);
+      second.advance(SIDE);
+      place.advanceBytes(parts * PAIR_BYTES);
+    });
+  });
+}
+
+/** Transposes the words of 32 packed rows tile by tile: left tiles become right ones of what is transposed, and the other way round. */
+export function transposeTiles(k: Builder, from: Pointer, size: Index, parts: Parts, to: Pointer): void {
+  const [source, place] = [k.variable(from.as("f32")), k.variable(to.as("f32"))];
+  k.repeat(size.mul(parts).sar(Math.log2(ROWS)), () => {
+    transposeSquare(
+      k,
+      (r) => source.atByte(r * TILE_ROW),
+      (column) => place.atByte(column * TILE_ROW),
+    );
+    source.advanceBytes(TILE_BYTES);
+    place.advanceBytes(TILE_BYTES);
+  });
+}
+
+/** 16 rows of 16 numbers become 16 columns; `put` says where each goes. */
+export function transposeSquare(k: Builder, rowAt: (r: number) => Pointer, put: (column: number) => Pointer): void {
+  for (let first = 0; first < ROWS; first += 4) {
+    const rows = Array.from({ length: ROWS }, (_, r) => rowAt(r).at(first));
+    transposeBlocks(k, loadRows(k, rows)).forEach((column, i) => {
+      put(first + i).store(column);
+    });
+  }
+}
+
+/** The left or right side of a product of 32 by 32 numbers. */
+export interface Side {
+  readonly at: Pointer;
+  /** Bytes from 32 inner elements to the next, from part to part, from one tile to the other, and between a tile's rows. */
+  readonly step: Index | number;
+  readonly part: number;
+  readonly tile: number;
+  readonly row: number;
+}
+
+/** Packed rows or pairs as a side whose inner elements lie `step` bytes apart. */
+export const packedSide = (at: Pointer, step: Index | number): Side => ({
+  ...{ at, step, part: PAIR_BYTES, tile: TILE_BYTES, row: TILE_ROW },
+});
+
+export interface Sums {
+  readonly at: Pointer;
+  /** Bytes from row to row. */
+  readonly row: Index;
+  /** Whether the products are added to what is there. */
+  readonly add?: boolean;
+}
+
+/** 32 by 32 sums of products over `steps` times 32 inner elements: of parts whose numbers add up to less than `parts`. */
+export function multiplySides(k: Builder, left: Side, right: Side, steps: Index, parts: Parts, sums: Sums): void {
+  const [a, b] = [k.variable(left.at), k.variable(right.at)];
+  const [rowA, rowB] = [k.index(left.row), k.index(right.row)];
+  const low = sums.at.atByte(sums.row.mul(ROWS)).fixed();
+  const place = (tile: number) => (tile < 2 ? sums.at : low).atByte((tile & 1) * ROWS * 4);
+  for (let tile = 0; tile < 4; tile++) {
+    if (sums.add) loadTile(k, tile, place(tile), sums.row);
+    else zeroTile(k, tile);
+  }
+  k.repeat(steps, () => {
+    for (let j = 0; j < parts; j++) {
+      for (let i = 0; i + j < parts; i++) {
+        if (i === 0) {
+          for (let side = 0; side < 2; side++)
+            loadTile(k, 6 + side, b.atByte(j * right.part + side * right.tile), rowB);
+        }
+        for (let half = 0; half < 2; half++) {
+          loadTile(k, 4 + half, a.atByte(i * left.part + half * left.tile), rowA);
+          for (let side = 0; side < 2; side++) multiplyTiles(k, 2 * half + side, 4 + half, 6 + side);
+        }
+      }
+    }
+    a.advanceBytes(left.step);
+    b.advanceBytes(right.step);
+  });
+  for (let tile = 0; tile < 4; tile++) storeTile(k, tile, place(tile), sums.row);
+}
+
+/** Places for what is known of the columns of a group, 32 numbers each. */
+export interface Column {
+  readonly query: Index;
+  /** Of the heads that share the key head. */
+  readonly head: Index;
+  readonly number: Index;
+}
+
+/** Runs `body` for `count` columns from a query's head on; what lies past `columns` repeats the last one. */
+export function eachColumn(
+  k: Builder,
+  { head, columns, group, count }: { head: Index; columns: Index; group: Index; count: Index | number },
+  body: (column: Column) => void,
+): void {
+  const [queryNow, headNow] = [k.variable(k.index(0)), k.variable(head)];
+  k.loop({ to: count }, (number) => {
+    body({ query: queryNow, head: headNow, number });
+    k.if(number.add(1).lt(columns), () => {
+      headNow.increase(1);
+      k.if(headNow.ge(group), () => {
+        headNow.set(0);
+        queryNow.increase(1);
+      });
+    });
+  });
+}
+
+/** 2ˣ within 3 ulp for x up to 127; 2⁻¹²⁶ for all below, NaN for NaN. */
+export function exp2(k: Builder, x: VF): VF {
+  // The constant comes first, so that a NaN passes through.
+  const bounded = k.vector(-126).max(x);
+  // Adding 1.5·2²³ rounds to an integer, which is then in the low bits.
+  const shifted = bounded.add(1.5 * 2 ** 23);
+  const r = bounded.sub(shifted.sub(1.5 * 2 ** 23));
+  let sum = k.vector(EXP2[0]);
+  for (const c of EXP2.slice(1)) sum = sum.fma(r, c);
+  return sum.bits().add(shifted.bits().shl(23)).float();
+}
+
+/** Least relative error on [-1/2, 1/2], 1 at 0: 2^-23.4. */
+const EXP2 = [1.3264727e-3, 9.671513e-3, 5.5507336e-2, 2.4022242e-1, 0.6931470036506653, 1];
