@@ -104,7 +104,7 @@ export async function trainModel(
     { optimiser: new AdamW(group(false), { betas: RECIPE.betas }), lr: RECIPE.lr },
     { optimiser: new AdamW(group(true), { betas: RECIPE.betas }), lr: RECIPE.lr / RECIPE.attentionGain },
   ];
-  const rate = schedule("cosine", RECIPE.warmup);
+  const rate = schedule("cosine", { warmup: RECIPE.warmup });
   const plan = planSteps(sequences);
   const losses: number[] = [];
   for (const [k, members] of plan.slice(0, steps).entries()) {

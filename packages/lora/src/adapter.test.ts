@@ -179,9 +179,9 @@ describe("broken files", () => {
   });
   test("a feature that is not supported", async () => {
     await edit((c) => {
-      c.use_dora = true;
+      c.use_qalora = true;
     });
-    expect(await load()).toBe("DIR/adapter_config.json: use_dora is not supported; it is true in this configuration");
+    expect(await load()).toBe("DIR/adapter_config.json: use_qalora is not supported; it is true in this configuration");
   });
   test("rank 0", async () => {
     await edit((c) => {

@@ -3,20 +3,33 @@ import { join } from "node:path";
 import {
   type Linear,
   type Module,
+  noGrad,
   openSafetensors,
   parameter,
   type SafetensorsFile,
+  scope,
   type Tensor,
   TensorError,
   writeSafetensors,
 } from "@tslm/tensor";
-import { formatLoraConfig, type LoraConfig, parseLoraConfig } from "./config.ts";
+import { formatLoraConfig, type LoraConfig, parseLoraConfig, savedConfig } from "./config.ts";
 import { AdapterError, ConfigError } from "./errors.ts";
 import { type FileContent, finishSave, readJson, saveFolder } from "./folder.ts";
-import { adapterKey, type Lora, makeLora, pairOptions } from "./lora.ts";
+import {
+  adapterKey,
+  baseFactors,
+  type Lora,
+  type MatchedLayer,
+  makeLora,
+  matchedLayers,
+  pairOptions,
+  residualOf,
+} from "./lora.ts";
 import { formatPrompt, PROMPT_FILE, type PromptFormat } from "./prompt.ts";
 import { formatRecord, RECORD_FILE, type TrainingRecord } from "./record.ts";
-import { rankAndAlpha, targetLayers } from "./targets.ts";
+import { targetLayers } from "./targets.ts";
+import { DoraLora, MAGNITUDE } from "./variants/dora.ts";
+import { fromBaseOf } from "./variants/from-base.ts";
 
 /** PEFT's names of an adapter's files. */
 export const CONFIG_FILE = "adapter_config.json";
@@ -33,7 +46,9 @@ export interface SaveOptions {
 }
 
 /**
- * Writes an adapter in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`, and what belongs to it.
+ * Writes an adapter in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`, and what belongs to it. One
+ * that began as a part of the base weight (PiSSA, OLoRA) is written as a plain one of twice the rank, which every tool
+ * loads on the unchanged base model.
  * The files appear together: an interrupted save leaves an earlier adapter whole.
  * @throws AdapterError when the folder cannot be written
  */
@@ -44,15 +59,25 @@ export async function saveAdapter(folder: string, lora: Lora, options: SaveOptio
 /** The files of {@link saveAdapter}. */
 export function adapterFiles(lora: Lora, options: SaveOptions = {}): Record<string, FileContent> {
   const { baseModel, prompt, record } = options;
-  const config = { ...lora.config, base_model_name_or_path: baseModel ?? lora.config.base_model_name_or_path };
-  const weights = new Map(lora.namedParameters());
+  const base_model_name_or_path = baseModel ?? lora.config.base_model_name_or_path;
+  const config = savedConfig({ ...lora.config, base_model_name_or_path });
   const files: Record<string, FileContent> = {
     [CONFIG_FILE]: formatLoraConfig(config),
-    [WEIGHTS_FILE]: (path) => writeSafetensors(path, weights, { format: "pt" }),
+    [WEIGHTS_FILE]: (path) => writeWeights(path, lora),
   };
   if (prompt) files[PROMPT_FILE] = formatPrompt(prompt);
   if (record) files[RECORD_FILE] = formatRecord(record);
   return files;
+}
+
+async function writeWeights(path: string, lora: Lora): Promise<void> {
+  const own = new Set(lora.parameters());
+  const weights = scope(() => noGrad(() => [...lora.savedTensors()]));
+  try {
+    await writeSafetensors(path, new Map(weights), { format: "pt" });
+  } finally {
+    for (const [, t] of weights) if (!own.has(t)) t.dispose();
+  }
 }
 
 /**
@@ -87,8 +112,10 @@ export async function loadAdapter(folder: string, model: Module): Promise<Lora> 
   const path = join(folder, WEIGHTS_FILE);
   const file = await openWeights(path);
   try {
-    const matched = matchTargets(folder, model, config);
-    checkKeys(path, file, matched, config);
+    const layers = matchedLayers(matchTargets(folder, model, config), config);
+    checkKeys(path, file, layers, config);
+    // As PEFT saves them without converting: what is left of the base weight is found again from the weight.
+    const factors = fromBaseOf(config) && (await baseFactors(layers, config));
     const read = (key: string, layer: Linear): Tensor => {
       const { dtype, device } = pairOptions(layer);
       return parameter(() =>
@@ -98,10 +125,14 @@ export async function loadAdapter(folder: string, model: Module): Promise<Lora> 
           .clone(),
       );
     };
-    return makeLora(model, config, matched, (name, layer) => ({
-      loraA: read(adapterKey(name, "lora_A.weight"), layer),
-      loraB: read(adapterKey(name, "lora_B.weight"), layer),
-    }));
+    return makeLora(model, config, layers, ({ name, layer }) => {
+      const pair = {
+        loraA: read(adapterKey(name, "lora_A.weight"), layer),
+        loraB: read(adapterKey(name, "lora_B.weight"), layer),
+      };
+      if (config.use_dora) return { pair, variant: new DoraLora(read(adapterKey(name, MAGNITUDE), layer)) };
+      return factors ? { pair, variant: residualOf(factors.get(name)!, layer) } : { pair };
+    });
   } finally {
     file.close();
   }
@@ -146,17 +177,13 @@ function list(keys: readonly string[]): string {
 const WEIGHT_TYPES = ["F32", "BF16", "F16", "F64"];
 
 /** Are there exactly the tensors, of the shapes, that the configuration gives on this model? */
-function checkKeys(
-  path: string,
-  file: SafetensorsFile,
-  matched: ReadonlyMap<string, Linear>,
-  config: LoraConfig,
-): void {
-  const shapes = new Map<string, readonly [number, number]>();
-  for (const [name, { inFeatures, outFeatures }] of matched) {
-    const { rank } = rankAndAlpha(name, config);
+function checkKeys(path: string, file: SafetensorsFile, layers: readonly MatchedLayer[], config: LoraConfig): void {
+  const shapes = new Map<string, readonly number[]>();
+  for (const { name, layer, rank } of layers) {
+    const { inFeatures, outFeatures } = layer;
     shapes.set(adapterKey(name, "lora_A.weight"), [rank, inFeatures]);
     shapes.set(adapterKey(name, "lora_B.weight"), [outFeatures, rank]);
+    if (config.use_dora) shapes.set(adapterKey(name, MAGNITUDE), [outFeatures]);
   }
   for (const [key, shape] of shapes) {
     if (!file.has(key)) continue;

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
-import { formatLoraConfig, parseLoraConfig, scalingOf } from "./config.ts";
+import { formatLoraConfig, parseLoraConfig } from "./config.ts";
 import { ConfigError } from "./errors.ts";
+import { scalingOf } from "./variants/rslora.ts";
 
 const q = { target_modules: ["q_proj"] };
 
@@ -28,11 +29,12 @@ describe("a value that cannot be used is refused by a sentence that names the fi
       { ...q, rank_pattern: { q_proj: 0 } },
       "rank_pattern.q_proj must be a whole number of at least 1, not 0",
     ],
-    ["init_lora_weights", { ...q, init_lora_weights: "pissa" }, 'init_lora_weights "pissa" is not supported'],
+    ["init_lora_weights", { ...q, init_lora_weights: "eva" }, 'init_lora_weights "eva" is not supported'],
     ["bias", { ...q, bias: "all" }, 'bias "all" is not supported'],
     ["fan_in_fan_out", { ...q, fan_in_fan_out: true }, "fan_in_fan_out is not supported"],
     ["peft_type", { ...q, peft_type: "IA3" }, 'peft_type "IA3" is not supported, only LORA is'],
-    ["use_dora", { ...q, use_dora: true }, "use_dora is not supported; it is true in this configuration"],
+    ["use_dora", { ...q, use_dora: true, init_lora_weights: "pissa" }, "use_dora with init_lora_weights"],
+    ["use_qalora", { ...q, use_qalora: true }, "use_qalora is not supported; it is true in this configuration"],
     ["modules_to_save", { ...q, modules_to_save: ["lm_head"] }, 'modules_to_save is not supported; it is ["lm_head"]'],
     ["layer_replication", { ...q, layer_replication: [[0, 4]] }, "layer_replication is not supported"],
     ["use_some_future_thing", { ...q, use_some_future_thing: true }, "use_some_future_thing is not supported"],

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { ConfigError } from "./errors.ts";
-import { initializers } from "./variants/init.ts";
+import { fromBaseOf } from "./variants/from-base.ts";
 
 /** A check whose sentence names field and value: `r must be a whole number of at least 1, not 0`. */
 function must(what: string): { error: (issue: { path?: PropertyKey[]; input?: unknown }) => string } {
@@ -15,10 +15,14 @@ const alpha = z.number(must("a number above 0")).positive(must("a number above 0
 const names = "a list of layer names or a regular expression";
 const modules = z.union([z.string().min(1), z.array(z.string().min(1))], must(names));
 const layerNumber = z.int().min(0);
-const init = z.union([z.boolean(), z.literal("gaussian")], {
-  error: ({ input }) =>
-    `init_lora_weights ${JSON.stringify(input)} is not supported: it changes the base weights too; convert the adapter with PEFT's path_initial_model_for_weight_conversion`,
-});
+const initError = {
+  error: ({ input }: { input?: unknown }) =>
+    `init_lora_weights ${JSON.stringify(input)} is not supported, only true, false, gaussian, pissa, pissa_niter_N and olora; convert the adapter with PEFT's path_initial_model_for_weight_conversion`,
+};
+const init = z.union(
+  [z.boolean(), z.string(initError).regex(/^(gaussian|olora|pissa(_niter_\d+)?)$/, initError)],
+  initError,
+);
 
 /**
  * The fields of PEFT's `LoraConfig` that this package acts on, with PEFT's names and defaults. A value that it cannot
@@ -53,6 +57,8 @@ export const loraConfigSchema = z.object({
   alpha_pattern: z.record(z.string(), alpha, must("an object of numbers by layer name")).default({}),
   /** Scale by α/√r instead (Kalajdzievski, 2023). */
   use_rslora: z.boolean(must("true or false")).default(false),
+  /** Length and direction of every row of the weight apart (Liu et al., 2024). */
+  use_dora: z.boolean(must("true or false")).default(false),
   init_lora_weights: init.default(true),
   fan_in_fan_out: z
     .literal(false, { error: () => "fan_in_fan_out is not supported: weights are [out, in] here" })
@@ -100,7 +106,6 @@ const NEUTRAL = {
   target_parameters: null,
   trainable_token_indices: null,
   use_bdlora: null,
-  use_dora: false,
   use_qalora: false,
   velora_config: null,
 } as const;
@@ -152,6 +157,12 @@ export function parseLoraConfig(input: unknown): LoraConfig {
   if (config.layers_pattern !== null && config.layers_pattern.length > 0 && config.layers_to_transform === null) {
     throw new ConfigError("layers_pattern", "layers_pattern needs layers_to_transform");
   }
+  if (config.use_dora && fromBaseOf(config)) {
+    throw new ConfigError(
+      "use_dora",
+      `use_dora with init_lora_weights ${JSON.stringify(config.init_lora_weights)} is not supported; take one of the two`,
+    );
+  }
   return config;
 }
 
@@ -166,12 +177,21 @@ export function formatLoraConfig(config: LoraConfig): string {
   return `{\n${lines.join(",\n")}\n}`;
 }
 
-/** The factor on B·A. */
-export function scalingOf(rank: number, alpha: number, config: LoraConfig): number {
-  return alpha / (config.use_rslora ? Math.sqrt(rank) : rank);
-}
-
-/** The initialisation that a configuration asks for. */
-export function initializerOf(config: LoraConfig) {
-  return initializers[`${config.init_lora_weights}`];
+/**
+ * What the files say of an adapter that begins as a part of the base weight: they hold it as a plain one of twice the
+ * rank, with the same scaling, as PEFT converts it.
+ */
+export function savedConfig(config: LoraConfig): LoraConfig {
+  if (!fromBaseOf(config)) return config;
+  const factor = config.use_rslora ? Math.SQRT2 : 2;
+  const each = (values: Record<string, number>, by: number) =>
+    Object.fromEntries(Object.entries(values).map(([name, value]) => [name, by * value]));
+  return {
+    ...config,
+    init_lora_weights: true,
+    r: 2 * config.r,
+    lora_alpha: factor * config.lora_alpha,
+    rank_pattern: each(config.rank_pattern, 2),
+    alpha_pattern: each(config.alpha_pattern, factor),
+  };
 }

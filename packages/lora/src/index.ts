@@ -15,6 +15,7 @@ export {
   type LoraConfigInput,
   loraConfigSchema,
   parseLoraConfig,
+  savedConfig,
 } from "./config.ts";
 export {
   type Diagnosis,
@@ -35,7 +36,7 @@ export {
   UnchangedError,
 } from "./errors.ts";
 export { type FileContent, saveFolder } from "./folder.ts";
-export { adapterKey, applyLora, Lora, type ParameterCount } from "./lora.ts";
+export { adapterKey, applyLora, Lora, type ParameterCount, type StartOptions, startLora } from "./lora.ts";
 export { LoraLinear, type LoraLinearParts } from "./lora-linear.ts";
 export {
   type ChatPrompt,

@@ -1,5 +1,6 @@
 import { type Linear, type LoraParts, linear, Module, noGrad, scope, type Tensor } from "@tslm/tensor";
 import type { DropoutState } from "./dropout-state.ts";
+import type { LoraPair } from "./variants/init.ts";
 import type { LoraVariant } from "./variants/variant.ts";
 
 /** What an adapted layer is made of. */
@@ -89,7 +90,14 @@ export class LoraLinear extends Module {
     this.#mergedWeight = undefined;
   }
 
-  /** The adapter's tensors by the endings of PEFT's keys. */
+  /** What a file holds of the adapter, by the endings of PEFT's keys. */
+  *savedTensors(): Generator<[string, Tensor]> {
+    const { loraA, loraB }: LoraPair = this.variant.savedPair(this);
+    yield ["lora_A.weight", loraA];
+    yield ["lora_B.weight", loraB];
+    yield* this.variant.adapterTensors();
+  }
+  /** The tensors that training changes, by the endings of PEFT's keys. */
   *adapterTensors(): Generator<[string, Tensor]> {
     yield ["lora_A.weight", this.loraA];
     yield ["lora_B.weight", this.loraB];
@@ -99,5 +107,6 @@ export class LoraLinear extends Module {
   override dispose(): void {
     this.unmerge();
     for (const [, t] of this.adapterTensors()) t.dispose();
+    this.variant.dispose();
   }
 }

@@ -8,12 +8,18 @@ import {
   type Tensor,
   type TensorOptions,
 } from "@tslm/tensor";
-import { initializerOf, type LoraConfig, type LoraConfigInput, parseLoraConfig, scalingOf } from "./config.ts";
+import { type LoraConfig, type LoraConfigInput, parseLoraConfig } from "./config.ts";
 import { DropoutState } from "./dropout-state.ts";
+import { ConfigError } from "./errors.ts";
 import { LoraLinear } from "./lora-linear.ts";
 import { rankAndAlpha, refuseAdapted, refuseUnmatched, targetLayers } from "./targets.ts";
-import type { LoraPair } from "./variants/init.ts";
+import { DoraLora } from "./variants/dora.ts";
+import { type Factors, factorsOf, fromBaseOf, pairOf } from "./variants/from-base.ts";
+import { initializerOf, type LoraPair } from "./variants/init.ts";
 import { PlainLora } from "./variants/plain.ts";
+import { ResidualLora } from "./variants/residual.ts";
+import { scalingOf } from "./variants/rslora.ts";
+import type { LoraVariant } from "./variants/variant.ts";
 
 /** What PEFT puts before a module's name in its files. */
 const KEY_PREFIX = "base_model.model.";
@@ -51,16 +57,9 @@ export class Lora {
     const state = new DropoutState(targets.size);
     this.dropout = state;
     this.layers = new Map(
-      [...targets].map(([name, { layer, pair, scaling }], index) => [
+      [...targets].map(([name, { layer, pair, ...rest }], index) => [
         name,
-        new LoraLinear(layer, {
-          ...pair,
-          scaling,
-          dropout: config.lora_dropout,
-          state,
-          index,
-          variant: new PlainLora(),
-        }),
+        new LoraLinear(layer, { ...pair, ...rest, dropout: config.lora_dropout, state, index }),
       ]),
     );
     this.#thawed = model.trainableParameters();
@@ -114,10 +113,19 @@ export class Lora {
     for (const layer of this.layers.values()) layer.unmerge();
   }
 
-  /** The adapter's tensors by PEFT's keys. */
+  /** The adapter's tensors, which training changes, by PEFT's keys. */
   *namedParameters(): globalThis.Generator<[string, Tensor]> {
     for (const [name, layer] of this.layers) {
       for (const [ending, tensor] of layer.adapterTensors()) yield [adapterKey(name, ending), tensor];
+    }
+  }
+  /**
+   * What the files hold, by PEFT's keys: the same, but that an adapter that began as a part of the base weight is a plain
+   * one there, of twice the rank (`savedConfig`). New tensors belong to the current scope.
+   */
+  *savedTensors(): globalThis.Generator<[string, Tensor]> {
+    for (const [name, layer] of this.layers) {
+      for (const [ending, tensor] of layer.savedTensors()) yield [adapterKey(name, ending), tensor];
     }
   }
   /** What training changes. */
@@ -151,6 +159,15 @@ export interface LoraTarget {
   layer: Linear;
   pair: LoraPair;
   scaling: number;
+  variant: LoraVariant;
+}
+
+/** A layer that a configuration matched, by name, and what the configuration says of it. */
+export interface MatchedLayer {
+  name: string;
+  layer: Linear;
+  rank: number;
+  scaling: number;
 }
 
 /** The L2 norm of each tensor, [tensors.length]: one tensor to read instead of many. */
@@ -158,17 +175,25 @@ export function l2Norms(tensors: readonly Tensor[]): Tensor {
   return cat(tensors.map((t) => t.square().sum().sqrt().reshape(1)));
 }
 
-/** Attaches an adapter whose A and B come from `make`. `matched` is what {@link targetLayers} found. */
+/** Rank and scaling of the layers that {@link targetLayers} found. */
+export function matchedLayers(matched: ReadonlyMap<string, Linear>, config: LoraConfig): MatchedLayer[] {
+  return [...matched].map(([name, layer]) => {
+    const { rank, alpha } = rankAndAlpha(name, config);
+    return { name, layer, rank, scaling: scalingOf(rank, alpha, config) };
+  });
+}
+
+/** Attaches an adapter whose A and B (and what a variant has beside them) come from `make`. */
 export function makeLora(
   model: Module,
   config: LoraConfig,
-  matched: ReadonlyMap<string, Linear>,
-  make: (name: string, layer: Linear, rank: number) => LoraPair,
+  layers: readonly MatchedLayer[],
+  make: (matched: MatchedLayer) => { pair: LoraPair; variant?: LoraVariant },
 ): Lora {
   const targets = new Map<string, LoraTarget>();
-  for (const [name, layer] of matched) {
-    const { rank, alpha } = rankAndAlpha(name, config);
-    targets.set(name, { layer, pair: make(name, layer, rank), scaling: scalingOf(rank, alpha, config) });
+  for (const matched of layers) {
+    const { name, layer, scaling } = matched;
+    targets.set(name, { layer, scaling, variant: new PlainLora(), ...make(matched) });
   }
   return new Lora(model, config, targets);
 }
@@ -180,16 +205,71 @@ export function pairOptions({ weight }: Linear): TensorOptions {
 
 /**
  * Freezes a model and puts new adapters around the linear layers that the configuration names. Each starts as no
- * change: the model gives what it gave before.
+ * change: the model gives what it gave before. Where the start depends on the base weights (`pissa`, `olora`), use
+ * {@link startLora}.
  * @throws ConfigError for a value that cannot be used, or a target that no linear layer matches
  */
 export function applyLora(model: Module, config: LoraConfigInput, random: Generator): Lora {
   const checked = parseLoraConfig(config);
-  const matched = targetLayers(model, checked);
-  refuseUnmatched(model, checked);
   const initialize = initializerOf(checked);
-  return makeLora(model, checked, matched, (_, layer, rank) => {
+  if (!initialize) {
+    const init = JSON.stringify(checked.init_lora_weights);
+    throw new ConfigError("init_lora_weights", `init_lora_weights ${init} reads the base weights: await startLora()`);
+  }
+  return makeLora(model, checked, newLayers(model, checked), ({ layer, rank, scaling }) => {
     const { inFeatures, outFeatures } = layer;
-    return initialize({ rank, inFeatures, outFeatures }, random, pairOptions(layer));
+    const pair = initialize({ rank, inFeatures, outFeatures }, random, pairOptions(layer));
+    return checked.use_dora ? { pair, variant: DoraLora.start(layer, pair, scaling) } : { pair };
   });
+}
+
+/** What may be told and asked while the base weights are decomposed. */
+export interface StartOptions {
+  signal?: AbortSignal;
+  /** Layers done, and how many there are. */
+  onProgress?: (done: number, total: number) => void;
+}
+
+/** {@link applyLora} for every way to begin: `pissa` and `olora` decompose the base weights first. */
+export async function startLora(
+  model: Module,
+  config: LoraConfigInput,
+  random: Generator,
+  options: StartOptions = {},
+): Promise<Lora> {
+  const checked = parseLoraConfig(config);
+  if (!fromBaseOf(checked)) return applyLora(model, config, random);
+  const layers = newLayers(model, checked);
+  const factors = await baseFactors(layers, checked, options);
+  return makeLora(model, checked, layers, ({ name, layer }) => ({
+    pair: pairOf(factors.get(name)!, pairOptions(layer), true),
+    variant: residualOf(factors.get(name)!, layer),
+  }));
+}
+
+function newLayers(model: Module, config: LoraConfig): MatchedLayer[] {
+  const matched = targetLayers(model, config);
+  refuseUnmatched(model, config);
+  return matchedLayers(matched, config);
+}
+
+/** What each layer's A and B begin with where that is a part of the base weight. */
+export async function baseFactors(
+  layers: readonly MatchedLayer[],
+  config: LoraConfig,
+  { signal, onProgress }: StartOptions = {},
+): Promise<Map<string, Factors>> {
+  const make = fromBaseOf(config)!;
+  const factors = new Map<string, Factors>();
+  for (const matched of layers) {
+    signal?.throwIfAborted();
+    factors.set(matched.name, await factorsOf(make, matched));
+    onProgress?.(factors.size, layers.length);
+  }
+  return factors;
+}
+
+/** The variant of a layer that began with these factors. */
+export function residualOf(factors: Factors, layer: Linear): ResidualLora {
+  return new ResidualLora(pairOf(factors, pairOptions(layer), false));
 }

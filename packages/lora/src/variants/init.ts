@@ -1,4 +1,5 @@
 import { type Generator, parameter, randn, type Tensor, type TensorOptions, uniform, zeros } from "@tslm/tensor";
+import type { LoraConfig } from "../config.ts";
 
 /** A and B of one layer as training starts. */
 export interface LoraPair {
@@ -18,7 +19,7 @@ function kaiming(rows: number, fanIn: number, random: Generator, options: Tensor
 }
 
 /** By the values of PEFT's `init_lora_weights` that leave the base weights alone. */
-export const initializers = {
+const initializers = {
   /** A Kaiming-uniform, B zero: the adapter begins as no change. */
   true: ({ rank, inFeatures, outFeatures }, random, options) => ({
     loraA: kaiming(rank, inFeatures, random, options),
@@ -35,3 +36,9 @@ export const initializers = {
     loraB: parameter(() => zeros([outFeatures, rank], options)),
   }),
 } satisfies Record<string, Initialize>;
+
+/** The initialisation that a configuration asks for; undefined where it depends on the base weights. */
+export function initializerOf({ init_lora_weights: name }: LoraConfig): Initialize | undefined {
+  const known: Readonly<Record<string, Initialize>> = initializers;
+  return known[String(name)];
+}

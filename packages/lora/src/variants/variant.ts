@@ -1,5 +1,6 @@
-import { Module, type Tensor } from "@tslm/tensor";
+import { isBlocks, type Linear, Module, type Tensor } from "@tslm/tensor";
 import type { LoraLinear } from "../lora-linear.ts";
+import type { LoraPair } from "./init.ts";
 
 /**
  * How an adapted layer computes from its base layer, A and B. A kind of LoRA is a class in a file of its own; tensors
@@ -10,8 +11,22 @@ export abstract class LoraVariant extends Module {
   abstract forward(layer: LoraLinear, x: Tensor, addend?: Tensor): Tensor;
   /** The weight [out, in], f32, that gives the same y without an adapter. */
   abstract mergedWeight(layer: LoraLinear): Tensor;
-  /** Tensors beside A and B, by the endings of PEFT's keys. */
+  /** Tensors that training changes beside A and B, by the endings of PEFT's keys. */
   adapterTensors(): Iterable<[string, Tensor]> {
     return [];
   }
+  /** The A and B of a file that any tool can load as a plain adapter; the adapter's own tensors where that is what they are. */
+  savedPair({ loraA, loraB }: LoraLinear): LoraPair {
+    return { loraA, loraB };
+  }
+}
+
+/** W + s·B·A as f32 numbers. A quantised weight becomes numbers: rounded again, the small difference would be lost. */
+export function plainMerged({ weight }: Linear, { loraA, loraB }: LoraPair, scaling: number): Tensor {
+  return loraB.matmul(loraA).mul(scaling).add(numbersOf(weight));
+}
+
+/** A weight as numbers that any operation takes. */
+export function numbersOf(weight: Tensor): Tensor {
+  return isBlocks(weight.dtype) ? weight.to("f32") : weight;
 }
