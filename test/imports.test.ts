@@ -12,8 +12,9 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   "packages/data": [],
   "packages/qwen": ["@tslm/tensor"],
   "packages/lora": ["@tslm/tensor"],
+  "packages/watch": ["@tslm/data"],
   "apps/server": ["@tslm/tensor", "@tslm/qwen", "@tslm/lora", "@tslm/data"],
-  "packages/cli": ["@tslm/tensor", "@tslm/qwen", "@tslm/lora", "@tslm/data", "@tslm/server"],
+  "packages/cli": ["@tslm/tensor", "@tslm/qwen", "@tslm/lora", "@tslm/data", "@tslm/watch", "@tslm/server"],
   bench: ["@tslm/tensor", "@tslm/qwen", "@tslm/lora", "@tslm/data", "@tslm/cli"],
 };
 
