@@ -2,7 +2,7 @@
 import { type BlockType, BYTES, isBlocks } from "../../dtype.ts";
 import type { MatmulOptions, View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
-import { gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "./kernels/gemm.ts";
+import { evenChunk, gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "./kernels/gemm.ts";
 import { fitsTiles, gemmTiles, packTilesA, planTiles, TILES_WORKSPACE_BYTES } from "./kernels/gemm-tiles.ts";
 import { fitsGemv, GEMV_ROWS, gemv, gemvColumns, gemvWorkspaceBytes } from "./kernels/gemv.ts";
 import { blockProduct, fitsBlocks } from "./quantized.ts";
@@ -169,27 +169,12 @@ function product(cpu: CpuContext, given: Product): void {
         ...{ packed, b: b.address, c: c.address, alpha, m, n, k, tiles: plan.tiles },
         ...{ source: source.address, sourceRow: source.row, sourceColumn: source.column },
         ...{ ldb: form === "nn" ? b.row : b.column, ldc: c.row, byRows: plan.byRows ? 1 : 0 },
-        ...{ slots: workspace.slots, workspace: workspace.address },
+        ...{ blockColumns: plan.blockColumns, slots: workspace.slots, workspace: workspace.address },
       },
       plan.items,
       plan.chunk,
     );
   });
-}
-
-/**
- * Items a call, so that threads of one speed end together: up to four calls each, few enough that what a call asks for
- * ahead is mostly its own.
- */
-function evenChunk(items: number, threads: number): number {
-  let best = Math.ceil(items / threads);
-  let longest = best;
-  for (let calls = 2; calls <= 4; calls++) {
-    const chunk = Math.ceil(items / (calls * threads));
-    const longer = Math.ceil(Math.ceil(items / chunk) / threads) * chunk;
-    if (longer <= longest) [best, longest] = [chunk, longer];
-  }
-  return best;
 }
 
 const packChunk = (tiles: number, threads: number) => Math.max(4, Math.ceil(tiles / (4 * threads)));

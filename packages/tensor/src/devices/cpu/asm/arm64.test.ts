@@ -1,6 +1,6 @@
 /** Every instruction form over random operands against GNU as for arm64, byte by byte. */
 import { expect, test } from "bun:test";
-import { Assembler, CONDITION, type ConditionName, type Memory } from "./arm64.ts";
+import { Assembler, CONDITION, type ConditionName, type Memory, PLDL1KEEP, PLDL2KEEP } from "./arm64.ts";
 import {
   type MemoryEncoding,
   type MemoryName,
@@ -75,7 +75,9 @@ test.skipIf(!haveAs)("loads and stores equal GNU as", () => {
       { base: random(32), index: register() },
       { base: random(32), index: register(), shift: Math.log2(bytes) },
     ]);
-    asm.memory(name, kind === "x" || kind === "w" ? register() : random(32), place);
+    const data =
+      kind === "x" || kind === "w" ? register() : kind === "prefetch" ? pick([PLDL1KEEP, PLDL2KEEP]) : random(32);
+    asm.memory(name, data, place);
   });
   compare(400, (asm) => {
     const bytes = pick([1, 2, 4] as const);

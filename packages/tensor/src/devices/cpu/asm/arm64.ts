@@ -34,8 +34,9 @@ const SHIFTS = { lsl: 0xd3400000, lsr: 0xd340fc00, asr: 0x9340fc00 } as const;
 export type ShiftName = keyof typeof SHIFTS;
 
 const NOP = 0xd503201f;
-/** `prfm` into the second-level cache, to be kept. */
-const PLDL2KEEP = 2;
+/** What `prfm` takes in place of a register: into the first-level cache to be kept, or the second. */
+export const PLDL1KEEP = 0;
+export const PLDL2KEEP = 2;
 
 interface Fixup {
   readonly at: number;
@@ -240,17 +241,20 @@ export class Assembler {
     return (disp >= -256 && disp < 256) || (disp >= 0 && disp % bytes === 0 && disp / bytes < 4096);
   }
 
-  /** Loads or stores a register; also `prfm`, which takes none. */
+  /** Loads or stores a register; also `prfm`, which takes a kind of prefetch instead. */
   memory(name: MemoryName, register: number, memory: Memory): void {
     const { word, bytes, register: kind }: MemoryEncoding = memoryInstructions[name];
     if (!Assembler.reaches(memory, bytes)) throw new RangeError(`arm64 assembler: ${name} cannot reach its place`);
     const mnemonic = name.split("_")[0];
     const { index, shift = 0, disp = 0 } = memory;
     const from = base(memory.base);
-    const data = kind === "prefetch" ? PLDL2KEEP : register;
     const what =
-      kind === "prefetch" ? "pldl2keep" : register === ZERO && "xw".includes(kind) ? `${kind}zr` : kind + register;
-    const common = word | (memory.base << 5) | data;
+      kind === "prefetch"
+        ? `pldl${1 + register / 2}keep`
+        : register === ZERO && "xw".includes(kind)
+          ? `${kind}zr`
+          : kind + register;
+    const common = word | (memory.base << 5) | register;
     if (index !== undefined) {
       const scaled = shift ? 1 << 12 : 0;
       const text = `${mnemonic} ${what}, [${from}, x${index}${shift ? `, lsl #${shift}` : ""}]`;

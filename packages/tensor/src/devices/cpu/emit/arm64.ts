@@ -1,6 +1,6 @@
 /** Lowers a kernel to arm64 machine code with NEON (Advanced SIMD), as every processor of the architecture has it. */
 
-import { Assembler, CONDITION, type ConditionName, type Memory, SP } from "../asm/arm64.ts";
+import { Assembler, CONDITION, type ConditionName, type Memory, PLDL1KEEP, PLDL2KEEP, SP } from "../asm/arm64.ts";
 import type { MemoryName, VectorName } from "../asm/arm64-table.ts";
 import type { Label } from "../asm/label.ts";
 import type {
@@ -253,9 +253,10 @@ class Emitter extends RegisterEmitter {
   }
 
   protected override instruction(instruction: Instruction) {
-    const { dst, op, address } = instruction;
+    const { dst, op, address, imm } = instruction;
     if (op === "store") return this.#store(instruction);
-    if (op === "prefetch") return this.#asm.memory("prfm", 0, this.#memory(address!, 8));
+    if (op === "prefetch")
+      return this.#asm.memory("prfm", imm === 1 ? PLDL1KEEP : PLDL2KEEP, this.#memory(address!, 8));
     if (isGeneral(dst!)) return this.#generalOp(instruction, this.dst(dst!));
     // A vector is one block.
     if (op === "load" || op === "loadBlock") return this.#load(instruction, dst!);

@@ -74,7 +74,7 @@ for (const element of ["f32", "bf16"] as const) {
           {
             ...{ packed: packed.address, b: b.address, c: c.address, source: c.address, sourceRow: 4 * n },
             ...{ sourceColumn: 1, alpha: 0.5, m, n, k, tiles: plan.tiles, ldb: form === "nt" ? k : n, ldc: n },
-            ...{ byRows: plan.byRows ? 1 : 0, ...workspace(machine, gemmWorkspaceBytes(target)) },
+            ...{ byRows: plan.byRows ? 1 : 0, blockColumns: plan.blockColumns, ...workspace(machine, gemmWorkspaceBytes(target)) },
           },
           0,
           plan.items,

@@ -172,7 +172,8 @@ export abstract class X64Emitter extends RegisterEmitter {
     else if (op === "load") this.vectorLoad(instruction, dst!, this.dst(dst!), this.unit.bytes === 32 ? 256 : 512);
     else if (op === "loadBlock") this.loadBlock(instruction, dst!);
     else if (op === "store") this.store(instruction);
-    else if (op === "prefetch") this.asm.prefetch("t1", this.memory(instruction.address!));
+    else if (op === "prefetch")
+      this.asm.prefetch(instruction.imm === 1 ? "t0" : "t1", this.memory(instruction.address!));
     else this.vectorOp(instruction, dst!);
   }
 

@@ -71,6 +71,7 @@ function multiply(machine: Machine, options: Case): { c: Float32Array; expected:
         ldb,
         ldc,
         byRows: plan.byRows ? 1 : 0,
+        blockColumns: plan.blockColumns,
         slots: slots.address,
         workspace: workspace.address,
       },

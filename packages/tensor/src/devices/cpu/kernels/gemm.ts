@@ -17,10 +17,17 @@ import type { Index, Pointer, VF } from "../lang/values.ts";
 
 /** Inner elements of one round of the tile loop. */
 const UNROLL = 4;
+/** f32 elements of a cache line. */
+const LINE = 16;
+/**
+ * Elements of A's tiles that are asked for ahead: some 500 cycles of work, what the next cache but one takes. The processor's
+ * own prefetching ends with the page, and a tile is hardly longer.
+ */
+const AHEAD = 512;
 
 export const panelColumns = ({ gemm, lanes }: Target): number => gemm.vectors * lanes;
 /** Columns whose B is packed at a time: some 512. */
-const blockColumns = (target: Target): number => Math.floor(512 / panelColumns(target)) * panelColumns(target);
+const blockPanels = (target: Target): number => Math.floor(512 / panelColumns(target));
 
 /** f32 elements from one packed tile of A to the next: storing whole vectors may run past a tile's end. */
 function tileStride(target: Target, inner: number): number {
@@ -146,6 +153,8 @@ const gemmArgs = {
   tiles: "index",
   ldb: "index",
   ldc: "index",
+  /** Columns whose B is packed at a time: whole panels, no more than the workspace holds. */
+  blockColumns: "index",
   /** Whether an item is a tile of rows rather than a panel of columns. */
   byRows: "index",
   /** One i32 flag a thread, 0 at first. */
@@ -175,8 +184,8 @@ function gemmKernel(element: "f32" | "bf16", transposed: boolean) {
         lastColumn.set(k.end.mul(columns).min(args.n));
       },
     );
-    k.loop({ from: firstColumn, to: lastColumn, step: blockColumns(k.target) }, (column) => {
-      const columnEnd = column.add(blockColumns(k.target)).min(lastColumn);
+    k.loop({ from: firstColumn, to: lastColumn, step: args.blockColumns }, (column) => {
+      const columnEnd = column.add(args.blockColumns).min(lastColumn);
       const packedBlock = k.variable(args.packed);
       k.loop({ to: args.k, step: depth }, (p) => {
         const length = args.k.sub(p).min(depth);
@@ -329,6 +338,12 @@ function registerTile(k: Builder, tile: Tile, rows: number, whole: boolean): voi
   const sums = Array.from({ length: rows }, () => Array.from({ length: vectors }, () => k.variable(k.vector(0))));
   const a = k.variable(tile.a);
   const b = k.variable(tile.panel);
+  // The sums are added to C after some thousand cycles: time enough to fetch it.
+  const early = k.variable(tile.c);
+  for (let r = 0; r < rows; r++) {
+    for (let at = 0; at < columns; at += LINE) early.at(at).prefetch(1);
+    early.advanceBytes(tile.ldc);
+  }
   const step = (u: number): void => {
     const right = Array.from({ length: vectors }, (_, v) => b.at(u * columns + v * k.lanes).load());
     sums.forEach((row, r) => {
@@ -340,7 +355,10 @@ function registerTile(k: Builder, tile: Tile, rows: number, whole: boolean): voi
   };
   const rounds = (count: Index, steps: number): void =>
     k.repeat(count, () => {
-      for (let u = 0; u < steps; u++) step(u);
+      for (let u = 0; u < steps; u++) {
+        if (steps > 1 && (u * tileRows) % LINE < tileRows) a.at(u * tileRows + AHEAD).prefetch(1);
+        step(u);
+      }
       a.advance(steps * tileRows);
       b.advance(steps * columns);
     });
@@ -379,6 +397,8 @@ export interface GemmPlan {
   readonly items: number;
   /** Items that one call should take: small enough for all threads to have work, large enough to reuse what it packs. */
   readonly chunk: number;
+  /** Columns whose B is packed at a time, alike for all blocks of a call. */
+  readonly blockColumns: number;
 }
 
 export function planGemm(target: Target, m: number, n: number, inner: number, threads: number): GemmPlan {
@@ -388,14 +408,29 @@ export function planGemm(target: Target, m: number, n: number, inner: number, th
   const packedBytes = 4 * Math.ceil(inner / depth) * tiles * tileStride(target, inner);
   const byRows = tiles > panels && panels < 8 * threads;
   const items = byRows ? tiles : panels;
-  // Four chunks a thread even out threads of unequal speed; a chunk of rows packs all of B again, so it is larger.
-  const chunk = Math.max(byRows ? 8 : 1, Math.ceil(items / (threads === 1 ? 1 : 4 * threads)));
-  return { tiles, packedBytes, byRows, items, chunk };
+  // A chunk of rows packs all of B again, so it is larger.
+  const chunk = Math.max(byRows ? 8 : 1, threads === 1 ? items : evenChunk(items, threads));
+  const panelsOfCall = Math.max(1, byRows ? panels : Math.min(chunk, panels));
+  const blocks = Math.ceil(panelsOfCall / blockPanels(target));
+  const blockColumns = Math.ceil(panelsOfCall / blocks) * panelColumns(target);
+  return { tiles, packedBytes, byRows, items, chunk, blockColumns };
+}
+
+/** Items a call, so that threads of one speed end together: up to four calls each, which even out unequal speeds. */
+export function evenChunk(items: number, threads: number): number {
+  let best = Math.ceil(items / threads);
+  let longest = best;
+  for (let calls = 2; calls <= 4; calls++) {
+    const chunk = Math.ceil(items / (calls * threads));
+    const longer = Math.ceil(Math.ceil(items / chunk) / threads) * chunk;
+    if (longer <= longest) [best, longest] = [chunk, longer];
+  }
+  return best;
 }
 
 /** Bytes of workspace that each thread needs. */
 export function gemmWorkspaceBytes(target: Target): number {
   const columns = panelColumns(target);
   // Transposing packs whole squares, which may run past the last panel's end.
-  return 4 * (blockColumns(target) * target.gemm.depth + target.lanes * columns);
+  return 4 * (blockPanels(target) * columns * target.gemm.depth + target.lanes * columns);
 }

@@ -76,6 +76,7 @@ function both(machine: Machine, options: Case): [gemv: Float32Array, gemm: Float
       tiles: plan.tiles,
       ldb: ld,
       byRows: plan.byRows ? 1 : 0,
+      blockColumns: plan.blockColumns,
       workspace: workspace.address,
     },
     0,

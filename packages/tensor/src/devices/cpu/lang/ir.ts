@@ -123,7 +123,7 @@ export type Op =
   | "mulWide"
   /** Every odd lane in place of itself and of the even lane before it. */
   | "oddLanes"
-  /** Asks for a line of memory to be brought into the second-level cache. */
+  /** Asks for a line of memory to be brought into the cache of level `imm`, 1 or 2. */
   | "prefetch"
   /**
    * Matrix tiles of 16 rows of 64 bytes (AMX), numbered 0 to 7 by the kernel itself: `imm` is the tile; in `tileLoad` and

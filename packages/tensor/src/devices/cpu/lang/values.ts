@@ -271,9 +271,9 @@ export class Pointer {
     this.k.emit({ kind: "op", op: "exchange", dst, args: [value.reg], address: this.address, element: "i32" });
     return new Index(this.k, dst);
   }
-  /** Hints that the place is needed soon: into the second-level cache. Any address may be given. */
-  prefetch(): void {
-    this.k.emit({ kind: "op", op: "prefetch", args: [], address: this.address });
+  /** Hints that the place is needed soon: into the cache of that level. Any address may be given. */
+  prefetch(level: 1 | 2 = 2): void {
+    this.k.emit({ kind: "op", op: "prefetch", args: [], imm: level, address: this.address });
   }
 
   #load(type: Type, count?: Index): Reg {
