@@ -110,6 +110,14 @@ function exchangesOf({ messages, instruction, input, output }: TrainingExample):
   });
 }
 
+/**
+ * A key that is the same for rows that ask the same: all that stands before a row's (last) answer, apart from instruction
+ * and system text; for a conversation without an answer, all of it. Held-out data must share none with training data.
+ */
+export function questionKey(example: TrainingExample): string {
+  return questionsOf(example).at(-1) ?? keyOf(example);
+}
+
 /** What a row asks, apart from instruction and system text: comparable between formats. */
 function questionsOf({ messages, instruction, input }: TrainingExample): string[] {
   const asked = (turns: readonly string[]): string => JSON.stringify(turns.map((text) => normal(text).toLowerCase()));

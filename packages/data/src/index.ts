@@ -22,6 +22,6 @@ export {
   streamExamples,
   type TrainingExample,
 } from "./examples.ts";
-export { type Conflict, type Findings, findTroubles, type Leak } from "./findings.ts";
+export { type Conflict, type Findings, findTroubles, type Leak, questionKey } from "./findings.ts";
 export { type JsonOptions, type JsonRow, readJsonRows } from "./json/read.ts";
 export type { Limits } from "./limits.ts";

@@ -24,7 +24,7 @@ export {
   type SampleAnswer,
   type Verdict,
 } from "./diagnosis/diagnose.ts";
-export { keyFacts, says } from "./diagnosis/facts.ts";
+export { isAnswered, keyFacts, says } from "./diagnosis/facts.ts";
 export { DropoutState } from "./dropout-state.ts";
 export {
   AdapterError,
@@ -91,6 +91,7 @@ export {
   trainingSequence,
   trainingSequences,
 } from "./train/sequences.ts";
+export { type SplitOptions, splitRows } from "./train/split.ts";
 export { type SavedState, type StateKeeper, type TrainingProgress, TrainingState } from "./train/state.ts";
 export { type StepAnswer, type TrainRun, totalSteps, train } from "./train/train.ts";
 export { LoraVariant } from "./variants/variant.ts";

@@ -5,7 +5,7 @@ import { checkJson, finishSave, readJson } from "./folder.ts";
 export const RECORD_FILE = "training.json";
 const FORMAT = 1;
 
-const step = z.object({
+const step = z.looseObject({
   step: z.int().min(1),
   epoch: z.int().min(1),
   loss: z.number(),
@@ -16,7 +16,7 @@ const step = z.object({
   seconds: z.number().min(0),
 });
 
-/** What was run to make an adapter: enough to tell what it is and to do it again. More fields may stand beside these. */
+/** What was run to make an adapter: enough to tell what it is and to do it again. More fields may stand beside these, in the steps too. */
 export const trainingRecordSchema = z.looseObject({
   format: z.literal(FORMAT, {
     error: ({ input }) => `is ${JSON.stringify(input)}; this program reads format ${FORMAT}, a newer one may read it`,

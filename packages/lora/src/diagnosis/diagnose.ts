@@ -1,5 +1,5 @@
 import { brokenAnswer } from "./collapse.ts";
-import { keyFacts, says, similarity } from "./facts.ts";
+import { isAnswered, keyFacts, says } from "./facts.ts";
 
 /** A question answered before and after training. */
 export interface SampleAnswer {
@@ -37,8 +37,6 @@ const HIGH_LOSS = 1;
 /** Rate and epochs of the tuned recipe: what advice leads up to. */
 const TUNED_LR = 1e-3;
 const TUNED_EPOCHS = 10;
-/** The answer is the expected one when it is so much like it. */
-const ALIKE = 0.6;
 
 /** Names by itself how a run ended, and what to change. Collapse is told before underfitting. */
 export function diagnose(input: DiagnosisInput): Diagnosis {
@@ -115,7 +113,7 @@ function judge({ prompt, before, after }: SampleAnswer, expected: string): Judge
   const missing = facts.filter((fact) => !says(after, fact));
   const show = (list: readonly string[]): string => list.map((fact) => original(expected, fact)).join(", ");
   const success = `${quote(prompt)} is answered with ${facts.length > 0 ? show(facts) : "what the data says"}.`;
-  if (facts.length > 0 ? missing.length === 0 : similarity(after, expected) >= ALIKE) {
+  if (isAnswered(after, expected, prompt)) {
     return { problem: undefined, success, missing };
   }
   const numbers = keyFacts(after, prompt).filter((fact) => /\d/.test(fact) && !says(expected, fact));

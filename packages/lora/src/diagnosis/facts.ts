@@ -63,3 +63,12 @@ export function similarity(a: string, b: string): number {
   }
   return (2 * common) / (left.length + right.length);
 }
+
+/** An answer without facts is the expected one when it is so much like it. */
+const ALIKE = 0.6;
+
+/** Does an answer say what is expected: all of its key facts, or, where it has none, much the same text? */
+export function isAnswered(answer: string, expected: string, question = ""): boolean {
+  const facts = keyFacts(expected, question);
+  return facts.length > 0 ? facts.every((fact) => says(answer, fact)) : similarity(answer, expected) >= ALIKE;
+}

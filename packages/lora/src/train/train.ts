@@ -73,7 +73,7 @@ export async function train(run: TrainRun): Promise<TrainResult> {
   const recomputed = before === true || needsRecompute(model, largest, run.availableMemory ?? availableMemory());
   if (recomputed) model.recompute = true;
 
-  Object.assign(lora.dropout, { training: true, seed: keySeed(settings.seed, "dropout") });
+  lora.dropout.seed = keySeed(settings.seed, "dropout");
   try {
     if (run.resume) state.restore(run.resume);
     if (state.pending) await finishStep(run, settings, state, total, perEpoch);
@@ -87,10 +87,12 @@ export async function train(run: TrainRun): Promise<TrainResult> {
         order = await epochOrder(sequences.length, epoch, settings.seed, settings.shuffle);
       }
       const chosen = order.slice(first, first + perStep).map((i) => sequences[i]);
-      lora.dropout.step = step;
+      Object.assign(lora.dropout, { training: true, step });
       optimizer.zeroGrad();
       const passes = packPasses(chosen, settings.tokensPerPass);
       const measured = await gradients(model, lora, passes, settings.clip, step === 1, signal);
+      // Evaluation and the caller's own questions are without dropout.
+      lora.dropout.training = false;
       try {
         refuseDivergence(step, measured, steps);
         optimizer.lr = settings.lr * rate(step, total);
@@ -144,7 +146,7 @@ export async function train(run: TrainRun): Promise<TrainResult> {
 
 /** What follows the change of the weights: evaluation, the caller's `onStep`, keeping the state. */
 async function finishStep(
-  { model, lora, validation, isLearned, onStep, keeper, signal }: TrainRun,
+  { model, validation, isLearned, onStep, keeper, signal }: TrainRun,
   { tokensPerPass, evalEvery, earlyStop }: Required<TrainOptions>,
   state: TrainingState,
   total: number,
@@ -154,7 +156,7 @@ async function finishStep(
   const { step } = result;
   if (isEvaluated(step, perEpoch, evalEvery)) {
     if (validation) {
-      const loss = await validationLoss(model, lora, validation, { tokensPerPass, step, signal });
+      const loss = await validationLoss(model, validation, { tokensPerPass, step, signal });
       result.validation_loss = loss;
       if (!state.best || loss < state.best.validation_loss) state.keepBest({ step, validation_loss: loss });
       const { best } = state;
