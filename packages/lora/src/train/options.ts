@@ -15,6 +15,18 @@ export interface TrainOptions {
   scheduler?: ScheduleName;
   /** Share of the steps over which the rate rises from 0, 0 … 1. Default 0. */
   warmup?: number;
+  /** The same as a number of steps; where it is above 0 it wins over the share. Default 0. */
+  warmupSteps?: number;
+  /** The rate does not fall below this. Default 0. */
+  minLr?: number;
+  /** How often the rate falls, with cosine_with_restarts. Default 1. */
+  numCycles?: number;
+  /** Factor on the rate of B, and of a magnitude: LoRA+ (Hayou et al., 2024) takes 16 or so. Default 1. */
+  loraplusLrRatio?: number;
+  /** Share of each target that goes to all tokens evenly, 0 … 1. Default 0. */
+  labelSmoothing?: number;
+  /** Size of the noise on the embeddings (NEFTune); 0 for none. Default 0. */
+  neftuneAlpha?: number;
   /** Decoupled weight decay. Default 0. */
   weightDecay?: number;
   /** Largest global norm of a step's gradient; 0 for no limit. Default 1. */
@@ -42,6 +54,12 @@ export const TRAIN_DEFAULTS: Readonly<Required<TrainOptions>> = {
   gradAccum: 4,
   scheduler: "linear",
   warmup: 0,
+  warmupSteps: 0,
+  minLr: 0,
+  numCycles: 1,
+  loraplusLrRatio: 1,
+  labelSmoothing: 0,
+  neftuneAlpha: 0,
   weightDecay: 0,
   clip: 1,
   shuffle: true,
@@ -68,6 +86,12 @@ const RULES: { readonly [K in keyof TrainOptions]-?: Rule } = {
   gradAccum: positiveInteger,
   scheduler: [(v: ScheduleName) => SCHEDULES.includes(v), `one of ${SCHEDULES.join(", ")}`],
   warmup: [(v: number) => v >= 0 && v <= 1, "a share of the steps, from 0 to 1"],
+  warmupSteps: wholeNumber,
+  minLr: notNegative,
+  numCycles: positive,
+  loraplusLrRatio: positive,
+  labelSmoothing: [(v: number) => v >= 0 && v <= 1, "a share from 0 to 1"],
+  neftuneAlpha: notNegative,
   weightDecay: notNegative,
   clip: notNegative,
   shuffle: [(v: unknown) => typeof v === "boolean", "true or false"],
@@ -95,6 +119,7 @@ export function checkTrainOptions(options: TrainOptions = {}): Required<TrainOpt
   for (const [option, [holds, what]] of Object.entries(RULES) as [keyof TrainOptions, Rule][]) {
     checkOption(option, all[option], holds as (value: unknown) => boolean, what);
   }
+  checkOption("minLr", all.minLr, (v: number) => v <= all.lr, `at most the learning rate, ${all.lr}`);
   return all;
 }
 

@@ -10,7 +10,7 @@ export interface TrainingPass {
   segments: Segment[];
   /** The id to predict from each row; negative where nothing is. */
   targets: Int32Array;
-  /** Factor of each row's loss: 1 / (predicted tokens of the step). */
+  /** Factor of each row's loss: its sequence's weight / Σ weights of the step's predicted tokens. */
   scale: Float32Array;
   /**
    * f32 [rows with a target], all −1: a model that knows writes there, in their order, 1 where no token was likelier than
@@ -39,6 +39,8 @@ export interface TrainingSequence {
   tokens: readonly number[];
   /** Same length: what to predict from each token, that is the next token's id, or −1 where it carries no loss. */
   targets: readonly number[];
+  /** How much each of its tokens counts in the mean, above 0. Default 1. */
+  weight?: number;
 }
 
 /** A pass, and which (sequence, token) each row is: i32 [rows, 2], the sequence by its number in the step. */
@@ -49,6 +51,11 @@ export interface PlacedPass extends TrainingPass {
 /** Tokens that carry loss. */
 export function predictedTokens(sequences: readonly TrainingSequence[]): number {
   return sequences.reduce((n, { targets }) => n + targets.reduce((m, t) => m + (t >= 0 ? 1 : 0), 0), 0);
+}
+
+/** What a step's loss is divided by: the predicted tokens, each as much as its sequence's weight. */
+function totalWeight(sequences: readonly TrainingSequence[]): number {
+  return sequences.reduce((sum, sequence) => sum + (sequence.weight ?? 1) * predictedTokens([sequence]), 0);
 }
 
 /** Rows of a sequence that its loss depends on: up to the last token that predicts one; later ones change nothing. */
@@ -63,7 +70,7 @@ function usefulLength({ targets }: TrainingSequence): number {
  * a pass for itself. The split changes nothing but memory: the passes' losses and gradients add up to the step's.
  */
 export function packPasses(sequences: readonly TrainingSequence[], tokensPerPass: number): PlacedPass[] {
-  const scale = 1 / predictedTokens(sequences);
+  const scale = 1 / totalWeight(sequences);
   const groups: { sequence: number; length: number }[][] = [];
   let room = 0;
   sequences.forEach((item, sequence) => {
@@ -95,13 +102,13 @@ function layOut(
   };
   let at = 0;
   for (const { sequence, length } of group) {
-    const { tokens, targets } = sequences[sequence];
+    const { tokens, targets, weight = 1 } = sequences[sequence];
     pass.segments.push({ query: at, queries: length, key: at, keys: length });
     for (let i = 0; i < length; i++, at++) {
       pass.tokens[at] = tokens[i];
       pass.positions[at] = i;
       pass.targets[at] = targets[i];
-      pass.scale[at] = targets[i] >= 0 ? scale : 0;
+      pass.scale[at] = targets[i] >= 0 ? weight * scale : 0;
       pass.rows[2 * at] = sequence;
       pass.rows[2 * at + 1] = i;
     }
