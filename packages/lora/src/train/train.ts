@@ -1,12 +1,20 @@
-import { AdamW, cat, clipGradNorm, full, noGrad, schedule, scope, Tensor } from "@tslm/tensor";
+import { AdamW, cat, clipGradNorm, full, noGrad, type Schedule, schedule, scope, Tensor } from "@tslm/tensor";
 import { DivergenceError, OptionError } from "../errors.ts";
 import { type Lora, l2Norms } from "../lora.ts";
 import { keySeed } from "../random.ts";
 import { isEvaluated, validationLoss } from "./evaluate.ts";
 import { availableMemory, largestPass, needsRecompute } from "./memory.ts";
+import { neftune } from "./neftune.ts";
 import { checkTrainOptions, type TrainOptions } from "./options.ts";
 import { epochOrder } from "./order.ts";
-import { type PlacedPass, packPasses, predictedTokens, type TrainableModel, type TrainingSequence } from "./pass.ts";
+import {
+  type PlacedPass,
+  packPasses,
+  predictedTokens,
+  type TrainableModel,
+  type TrainingPass,
+  type TrainingSequence,
+} from "./pass.ts";
 import type { StepResult, TrainResult } from "./result.ts";
 import { type SavedState, type StateKeeper, TrainingState } from "./state.ts";
 import { nextTurn } from "./turn.ts";
@@ -46,8 +54,8 @@ export function totalSteps(sequences: number, options: TrainOptions = {}): numbe
 }
 
 /**
- * Supervised fine-tuning of an adapter. The gradient of a step is that of the mean loss over all tokens its sequences
- * predict, clipped by its global norm; AdamW moves the adapter. The device is read once a step. Dropout and order
+ * Supervised fine-tuning of an adapter. The gradient of a step is that of the (weighted) mean loss over all tokens its
+ * sequences predict, clipped by its global norm; AdamW moves the adapter. The device is read once a step. Dropout and order
  * depend on the seed alone.
  *
  * @throws OptionError for a setting or an example that cannot be trained; DivergenceError when a loss or gradient is
@@ -62,10 +70,10 @@ export async function train(run: TrainRun): Promise<TrainResult> {
   const perStep = settings.batch * settings.gradAccum;
   const perEpoch = Math.ceil(sequences.length / perStep);
   const total = totalSteps(sequences.length, settings);
-  const rate = schedule(settings.scheduler, { warmup: settings.warmup });
+  const rate = scheduleOf(settings);
   const params = lora.parameters();
   const { betas, eps, weightDecay } = settings;
-  const optimizer = new AdamW(params, { betas, eps, weightDecay });
+  const optimizer = new AdamW(params, { betas, eps, weightDecay, rateFactors: rateFactors(lora, settings) });
   const state = new TrainingState(lora, optimizer);
   const { steps } = state;
   const before = model.recompute;
@@ -89,7 +97,10 @@ export async function train(run: TrainRun): Promise<TrainResult> {
       const chosen = order.slice(first, first + perStep).map((i) => sequences[i]);
       Object.assign(lora.dropout, { training: true, step });
       optimizer.zeroGrad();
-      const passes = packPasses(chosen, settings.tokensPerPass);
+      const passes = packPasses(chosen, settings.tokensPerPass).map((pass) => ({
+        ...pass,
+        ...objective(pass, settings, step, perStep),
+      }));
       const measured = await gradients(model, lora, passes, settings.clip, step === 1, signal);
       // Evaluation and the caller's own questions are without dropout.
       lora.dropout.training = false;
@@ -115,7 +126,7 @@ export async function train(run: TrainRun): Promise<TrainResult> {
       });
       await finishStep(run, settings, state, total, perEpoch);
     }
-    await keeper?.keep(state, total, "end");
+    await keeper?.keep(state, total, state.stopped === "asked" ? "interrupted" : "end");
     const { best, stopped } = state;
     const useBest = best !== undefined && stopped !== "learned" && best.step < steps.length;
     if (useBest) await state.takeBest();
@@ -142,6 +153,32 @@ export async function train(run: TrainRun): Promise<TrainResult> {
     optimizer.dispose();
     state.dispose();
   }
+}
+
+/** How the rate changes from step to step, as a factor on the peak. */
+function scheduleOf({ scheduler, warmup, warmupSteps, minLr, lr, numCycles }: Required<TrainOptions>): Schedule {
+  const rising = warmupSteps > 0 ? { warmupSteps } : { warmup };
+  return schedule(scheduler, { ...rising, minFactor: minLr / lr, cycles: numCycles });
+}
+
+/** LoRA+: B, and what has one dimension, at a rate of its own, as PEFT's `create_loraplus_optimizer`. */
+function rateFactors(lora: Lora, { loraplusLrRatio: ratio }: Required<TrainOptions>): number[] | undefined {
+  if (ratio === 1) return undefined;
+  return [...lora.namedParameters()].map(([key, { rank }]) => (key.includes("lora_B") || rank === 1 ? ratio : 1));
+}
+
+/** What training, and not evaluation, does to a pass. */
+function objective(
+  pass: PlacedPass,
+  { labelSmoothing, neftuneAlpha, seed }: Required<TrainOptions>,
+  step: number,
+  perStep: number,
+): Partial<TrainingPass> {
+  const key = { seed: keySeed(seed, "neftune"), stream: step * perStep };
+  return {
+    ...(labelSmoothing > 0 && { labelSmoothing }),
+    ...(neftuneAlpha > 0 && { perturb: neftune(pass, neftuneAlpha, key) }),
+  };
 }
 
 /** What follows the change of the weights: evaluation, the caller's `onStep`, keeping the state. */
@@ -189,6 +226,10 @@ function checkSequences(sequences: readonly TrainingSequence[]): void {
         "sequences",
         `sequence ${i + 1} has ${sequence.tokens.length} tokens and ${sequence.targets.length} targets`,
       );
+    }
+    const { weight = 1 } = sequence;
+    if (!(weight > 0 && Number.isFinite(weight))) {
+      throw new OptionError("sequences", `the weight of sequence ${i + 1} must be a number above 0, not ${weight}`);
     }
     if (predictedTokens([sequence]) === 0) {
       throw new OptionError("sequences", `sequence ${i + 1} has no token to learn; leave it out`);
