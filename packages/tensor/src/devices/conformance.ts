@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { elementwiseTests } from "./conformance/elementwise.ts";
 import type { Bounds, DeviceTest } from "./conformance/harness.ts";
+import { lowRankTests } from "./conformance/low-rank.ts";
 import { matmulTests } from "./conformance/matmul.ts";
 import { memoryTests } from "./conformance/memory.ts";
 import { modelTests } from "./conformance/model.ts";
@@ -14,6 +15,7 @@ export const DEVICE_TESTS: readonly DeviceTest[] = [
   ...elementwiseTests,
   ...reduceTests,
   ...matmulTests,
+  ...lowRankTests,
   ...rowTests,
   ...modelTests,
 ];

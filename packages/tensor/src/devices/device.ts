@@ -56,6 +56,35 @@ export interface AttentionOptions {
   readonly scale: number;
 }
 
+/** Arguments of {@link Device.lowRank} and {@link Device.lowRankBackward}; all f32 (f64 on reference). */
+export interface LowRankArgs {
+  /** [rows, in] */
+  readonly x: View;
+  /** [r, in] */
+  readonly a: View;
+  /** [out, r] */
+  readonly b: View;
+  readonly scaling: number;
+  /** Of x, as {@link Device.dropout} does it. */
+  readonly dropout?: { readonly p: number; readonly key: RandomKey; readonly rows: View };
+  /** [rows, r]: written by the forward pass, read by the backward pass. */
+  readonly low: View;
+}
+
+/** Where the gradients of {@link Device.lowRank} go. */
+export interface LowRankGradients {
+  /** [rows, out]: that to its result. */
+  readonly grad: View;
+  /** [rows, in], added to. */
+  readonly gradX?: View;
+  /** [r, in], overwritten or with `accumulateA` added to. */
+  readonly gradA?: View;
+  readonly accumulateA?: boolean;
+  /** [out, r], overwritten or with `accumulateB` added to. */
+  readonly gradB?: View;
+  readonly accumulateB?: boolean;
+}
+
 /** Arguments of {@link Device.linearCrossEntropy}. */
 export interface LinearCrossEntropyArgs {
   /** f32 [rows, hidden] */
@@ -102,6 +131,9 @@ export interface DeviceInfo {
   readonly threads: number;
 }
 
+/** Products of up to so many rows are those of decoding: devices may make them by other means than products of many. */
+export const FEW_ROWS = 8;
+
 /**
  * What a device must be able to do. Ops call these primitives in order; a device runs them in that order and may
  * return before they are done: results and errors surface at `read` and `synchronize`, the only places that wait.
@@ -110,7 +142,8 @@ export interface DeviceInfo {
  * freed right after the call that uses it. Primitives write into the destination they are given and keep no view.
  *
  * Shapes are already checked when a primitive is called; a device checks again only what its memory safety needs.
- * A row's result depends on that row alone, whatever the number of rows in the call, and not on threads.
+ * A row's result depends on that row alone, not on the other rows in the call and not on threads; but products of few rows
+ * (`FEW_ROWS`) may round otherwise than those of many.
  */
 export interface Device {
   readonly info: DeviceInfo;
@@ -171,6 +204,10 @@ export interface Device {
    * of 32 first, as llama.cpp does; a row's result then depends on that row and on this choice alone.
    */
   matmul(a: View, b: View, out: View, options?: MatmulOptions): void;
+  /** The low-rank change of a linear layer (LoRA): low = scaling·dropout(x)·aᵀ, and low·bᵀ is added to out [rows, out]. */
+  lowRank(args: LowRankArgs, out: View): void;
+  /** Its gradients, the dropped input drawn again. */
+  lowRankBackward(args: LowRankArgs, gradients: LowRankGradients): void;
   /** Rounds x, f32 or bf16, to out's blocks (`q8_0` or `q4_1`, contiguous): see `quantized/encode.ts`. */
   quantize(x: View, out: View): void;
   /** out[i] = table[index[i]]: table [size, features] of any dtype, index i32 [n], out [n, features]. */

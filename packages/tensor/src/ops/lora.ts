@@ -1,9 +1,7 @@
-import type { View } from "../devices/device.ts";
 import { ShapeError } from "../errors.ts";
-import { IDENTITY } from "../expr/program.ts";
 import { show } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import { inferLinear, type LinearArgs, linearInto, linearRest, linearToInput, present, rows } from "./matmul.ts";
+import { inferLinear, type LinearArgs, linearInto, linearRest, present, rows } from "./matmul.ts";
 import { type DropoutArgs, placesOf } from "./model.ts";
 import { apply, defineOp } from "./op.ts";
 import { transposed } from "./views.ts";
@@ -20,8 +18,8 @@ const FIRST = 4;
 
 export const loraOps = {
   /**
-   * x·weightᵀ + s·dropout(x)·Aᵀ·Bᵀ + bias + addend in the memory of one result: the skinny products add to what the
-   * large one wrote, and so do the gradients to x on the way back.
+   * x·weightᵀ + s·dropout(x)·Aᵀ·Bᵀ + bias + addend in the memory of one result: the low-rank change adds to what the
+   * large product wrote, and so do the gradients to x on the way back.
    */
   loraLinear: defineOp<LoraLinearArgs>({
     name: "loraLinear",
@@ -42,55 +40,36 @@ export const loraOps = {
     },
     forward(context, inputs, args) {
       const [x, weight, a, b] = inputs;
-      const { scaling, dropout } = args;
-      const { device } = context;
+      const { dropout } = args;
       const out = context.output();
       linearInto(context, inputs, args, out, FIRST);
-      let input = x;
-      if (dropout) {
-        input = context.empty(rows(x).shape, x.dtype);
-        device.dropout(rows(x), dropout.rows, dropout.p, dropout.key, input);
-      }
       const low = context.empty([rows(x).shape[0], a.shape[0]], x.dtype);
-      device.matmul(rows(input), transposed(a), low, { alpha: scaling });
-      device.matmul(low, transposed(b), rows(out), { accumulate: true });
-      context.save(weight, a, b, input, low, ...(context.needs[1] ? [x] : []), ...(dropout ? [dropout.rows] : []));
+      context.device.lowRank({ ...args, x: rows(x), a, b, low }, rows(out));
+      context.save(weight, a, b, x, low, ...(dropout ? [dropout.rows] : []));
       return out;
     },
     backward(context, grad, args) {
       const { device, needs } = context;
-      const { scaling, dropout } = args;
-      const [weight, a, b, input, low, ...more] = context.saved;
+      const [weight, a, b, x, low, places] = context.saved;
+      const [toX, toWeight, toA, toB] = needs
+        .slice(0, FIRST)
+        .map((needed, i) => (needed ? context.gradientTo(i) : undefined));
       const from = rows(grad);
-      const gradLow = context.empty(low.shape, low.dtype);
-      device.matmul(from, b, gradLow, { alpha: scaling });
-      // What is asked for first is written, what follows is added to it.
-      const product = (wanted: number, left: View, right: View): Tensor | undefined => {
-        if (!needs[wanted]) return undefined;
-        const { out, accumulate } = context.gradientTo(wanted);
-        device.matmul(left, right, rows(out), { accumulate });
-        return out;
-      };
-      const toWeight = needs[1] ? product(1, transposed(from), rows(more[0])) : undefined;
-      const toA = product(2, transposed(gradLow), rows(input));
-      const toB = product(3, transposed(from), low);
-      let toX: Tensor | undefined;
-      if (needs[0]) {
-        if (dropout) {
-          const { p, key } = dropout;
-          const { out, accumulate } = context.gradientTo(0);
-          const own = rows(accumulate ? context.empty(out.shape, out.dtype) : out);
-          device.matmul(gradLow, a, own);
-          device.dropout(own, more[needs[1] ? 1 : 0], p, key, own);
-          if (accumulate) device.elementwise(IDENTITY, [], [own], rows(out), true);
-          device.matmul(from, weight, rows(out), { accumulate: true });
-          toX = out;
-        } else {
-          toX = linearToInput(context, grad, weight);
-          device.matmul(gradLow, a, rows(toX), { accumulate: true });
-        }
+      if (toX) device.matmul(from, weight, rows(toX.out), { accumulate: toX.accumulate });
+      if (toWeight) {
+        device.matmul(transposed(from), rows(x), toWeight.out, { accumulate: toWeight.accumulate });
       }
-      return [toX, toWeight, toA, toB, ...linearRest(context, grad, args, FIRST)];
+      const dropout = args.dropout && { ...args.dropout, rows: places };
+      device.lowRankBackward(
+        { x: rows(x), a, b, low, scaling: args.scaling, dropout },
+        {
+          grad: from,
+          gradX: toX && rows(toX.out),
+          ...{ gradA: toA?.out, accumulateA: toA?.accumulate },
+          ...{ gradB: toB?.out, accumulateB: toB?.accumulate },
+        },
+      );
+      return [toX?.out, toWeight?.out, toA?.out, toB?.out, ...linearRest(context, grad, args, FIRST)];
     },
   }),
 } as const;

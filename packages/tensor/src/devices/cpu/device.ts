@@ -8,6 +8,8 @@ import type {
   AttentionOptions,
   DeviceInfo,
   LinearCrossEntropyArgs,
+  LowRankArgs,
+  LowRankGradients,
   MatmulOptions,
   RandomKey,
   ReduceKind,
@@ -18,6 +20,7 @@ import { attention, attentionBackward } from "./attention.ts";
 import { type Block, CpuContext, type CpuContextOptions, type Precision } from "./context.ts";
 import { linearCrossEntropy } from "./cross-entropy.ts";
 import { elementwise, reduce } from "./elementwise.ts";
+import { lowRank, lowRankBackward } from "./low-rank.ts";
 import { matmul } from "./matmul.ts";
 import { adamW, dropout, RopeTables, rmsNorm, rmsNormBackward, rope } from "./model.ts";
 import { quantize } from "./quantized.ts";
@@ -113,6 +116,12 @@ export class CpuDevice extends HostDevice {
   }
   override matmul(a: View, b: View, out: View, options?: MatmulOptions): void {
     if (!matmul(this.#cpu, a, b, out, options)) super.matmul(a, b, out, options);
+  }
+  override lowRank(args: LowRankArgs, out: View): void {
+    if (!lowRank(this.#cpu, args, out)) super.lowRank(args, out);
+  }
+  override lowRankBackward(args: LowRankArgs, gradients: LowRankGradients): void {
+    if (!lowRankBackward(this.#cpu, args, gradients)) super.lowRankBackward(args, gradients);
   }
   override quantize(x: View, out: View): void {
     if (!quantize(this.#cpu, x, out)) super.quantize(x, out);

@@ -70,6 +70,16 @@ export const COSTS: Costs = {
       detail: `${accumulate ? "+= " : ""}${sizes}${b.strides.at(-1) === 1 ? "" : "ᵀ"} ${b.dtype}`,
     };
   },
+  lowRank: ({ x, a, b, low }, out) => ({
+    flops: 2 * size(low) * (x.shape[1]! + out.shape[1]!),
+    bytes: bytes(x, a, b, low, out, out),
+    detail: `${dims(...x.shape)} · ${dims(...[...a.shape].reverse())} · ${dims(...[...b.shape].reverse())}`,
+  }),
+  lowRankBackward: ({ x, a, b, low }, { grad, gradX, gradA, gradB }) => ({
+    flops: 2 * size(low) * ((gradX ? 2 : 1) * x.shape[1]! + 2 * grad.shape[1]!),
+    bytes: bytes(x, a, b, low, grad, gradX, gradX, gradA, gradB),
+    detail: `${dims(...x.shape)} · ${dims(...[...a.shape].reverse())} · ${dims(...[...b.shape].reverse())}`,
+  }),
   quantize: (x, out) => ({ flops: 0, bytes: bytes(x, out), detail: `[${shapeOf(out)}]` }),
   gatherRows: (_table, index, out) => ({ flops: 0, bytes: bytes(index) + 2 * bytes(out), detail: `[${shapeOf(out)}]` }),
   scatterRows: (src, index, _out, mode) => ({

@@ -7,6 +7,8 @@ import type {
   Device,
   DeviceInfo,
   LinearCrossEntropyArgs,
+  LowRankArgs,
+  LowRankGradients,
   MatmulOptions,
   RandomKey,
   ReduceKind,
@@ -73,6 +75,12 @@ export abstract class HostDevice implements Device {
   }
   matmul(a: View, b: View, out: View, options?: MatmulOptions): void {
     loops.matmul(this.#host, a, b, out, options);
+  }
+  lowRank(args: LowRankArgs, out: View): void {
+    modelLoops.lowRank(this.#host, args, out);
+  }
+  lowRankBackward(args: LowRankArgs, gradients: LowRankGradients): void {
+    modelLoops.lowRankBackward(this.#host, args, gradients);
   }
   quantize(x: View, out: View): void {
     loops.quantize(this.#host, x, out);

@@ -97,9 +97,16 @@ export function random(host: HostArray, kind: "uniform" | "normal", key: RandomK
 
 /** The definition of `Device.dropout`. */
 export function dropout(host: HostArray, x: View, rows: View, p: number, key: RandomKey, out: View): void {
-  const [count, features] = x.shape;
-  const threshold = p * 2 ** 32;
   const values = load(host, x);
+  dropValues(host, values, rows, p, key);
+  store(host, out, values);
+}
+
+/** Drops from the values [rows, features] in place. */
+export function dropValues(host: HostArray, values: Float64Array, rows: View, p: number, key: RandomKey): void {
+  const [count] = rows.shape;
+  const features = values.length / count;
+  const threshold = p * 2 ** 32;
   const place = load(host, rows);
   for (let r = 0; r < count; r++) {
     for (let f = 0; f < features; f += 4) {
@@ -111,7 +118,6 @@ export function dropout(host: HostArray, x: View, rows: View, p: number, key: Ra
       }
     }
   }
-  store(host, out, values);
 }
 
 /** The definition of `Device.matmul`: sums in double, in order of the inner dimension, rounded once. */

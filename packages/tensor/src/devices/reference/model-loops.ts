@@ -1,5 +1,14 @@
 import { sizeOf } from "../../shape.ts";
-import type { AdamWArgs, AttentionOptions, HostArray, LinearCrossEntropyArgs, View } from "../device.ts";
+import type {
+  AdamWArgs,
+  AttentionOptions,
+  HostArray,
+  LinearCrossEntropyArgs,
+  LowRankArgs,
+  LowRankGradients,
+  View,
+} from "../device.ts";
+import { dropValues } from "./loops.ts";
 import { load, store } from "./views.ts";
 
 const rowsOf = (view: View): number => sizeOf(view.shape.slice(0, -1));
@@ -48,6 +57,55 @@ export function rmsNormBackward(
   }
   if (gradX) store(host, gradX, g);
   if (gradWeight) store(host, gradWeight, dw);
+}
+
+/** The definition of `Device.lowRank` (Hu et al., 2021). */
+export function lowRank(host: HostArray, args: LowRankArgs, out: View): void {
+  const { x, a, b, scaling, dropout } = args;
+  const [rows, n] = x.shape;
+  const [m, rank] = b.shape;
+  const [input, A, B, result] = [x, a, b, out].map((view) => load(host, view));
+  if (dropout) dropValues(host, input, dropout.rows, dropout.p, dropout.key);
+  const low = new Float64Array(rows * rank);
+  for (let i = 0; i < low.length; i++) {
+    low[i] = scaling * dot(input, Math.floor(i / rank) * n, A, (i % rank) * n, n);
+  }
+  store(host, args.low, low);
+  for (let i = 0; i < result.length; i++) result[i] += dot(low, Math.floor(i / m) * rank, B, (i % m) * rank, rank);
+  store(host, out, result);
+}
+
+/** With g the gradient and h = scaling·g·b: dx += dropout(h·a), da = hᵀ·dropout(x), db = gᵀ·low. */
+export function lowRankBackward(host: HostArray, args: LowRankArgs, gradients: LowRankGradients): void {
+  const { x, a, b, low, scaling, dropout } = args;
+  const [rows, n] = x.shape;
+  const [m, rank] = b.shape;
+  const [g, input, A, B, L] = [gradients.grad, x, a, b, low].map((view) => load(host, view));
+  const drop = (values: Float64Array): void => {
+    if (dropout) dropValues(host, values, dropout.rows, dropout.p, dropout.key);
+  };
+  drop(input);
+  const [dx, da, db] = [new Float64Array(rows * n), new Float64Array(rank * n), new Float64Array(m * rank)];
+  for (let row = 0; row < rows; row++) {
+    const h = new Float64Array(rank);
+    for (let i = 0; i < m; i++) {
+      addScaled(h, 0, scaling * g[row * m + i], B, i * rank, rank);
+      addScaled(db, i * rank, g[row * m + i], L, row * rank, rank);
+    }
+    for (let j = 0; j < rank; j++) {
+      addScaled(dx, row * n, h[j], A, j * n, n);
+      addScaled(da, j * n, h[j], input, row * n, n);
+    }
+  }
+  drop(dx);
+  const put = (view: View | undefined, values: Float64Array, accumulate: boolean | undefined): void => {
+    if (!view) return;
+    if (accumulate) load(host, view).forEach((before, i) => void (values[i] += before));
+    store(host, view, values);
+  };
+  put(gradients.gradX, dx, true);
+  put(gradients.gradA, da, gradients.accumulateA);
+  put(gradients.gradB, db, gradients.accumulateB);
 }
 
 /** The definition of `Device.rope` (Su et al., 2021), in halves as transformers applies it. */

@@ -5,6 +5,7 @@ import { attention } from "../kernels/attention.ts";
 import { attentionBackwardKeys, attentionBackwardQueries } from "../kernels/attention-gradients.ts";
 import { gemm, packA, packATransposed } from "../kernels/gemm.ts";
 import { gemv } from "../kernels/gemv.ts";
+import { lowRankBackwardKernels, lowRankKernels } from "../kernels/low-rank.ts";
 import { blockGemv, decodeRows } from "../kernels/quantized.ts";
 import type { Builder } from "../lang/builder.ts";
 import { type Arguments, buildKernel, defineKernel, type Kernel } from "../lang/kernel.ts";
@@ -14,6 +15,7 @@ import { emitArm64 } from "./arm64.ts";
 const bytes = Object.values(blockGemv).map(([one]) => one) as unknown as Kernel[];
 const kernels = [
   ...[packA, packATransposed, gemm.f32.nn, gemm.bf16.nt, attention, attentionBackwardKeys, attentionBackwardQueries],
+  ...[lowRankKernels.dropped, lowRankBackwardKernels.dropped.toX],
   ...[gemv.bf16[0], gemv.bf16[3], gemv.f32[1], decodeRows.q6_k],
   ...bytes,
 ] as unknown as Kernel[];

@@ -13,11 +13,12 @@ import {
 } from "../kernels/attention-gradients.ts";
 import { keyBlock } from "../kernels/attention-parts.ts";
 import { softmaxBlockKernel, softmaxGradKernel } from "../kernels/cross-entropy.ts";
-import { DROPOUT_WORDS, dropoutKernel } from "../kernels/dropout.ts";
+import { dropoutKernel } from "../kernels/dropout.ts";
 import { elementwiseKernel } from "../kernels/elementwise.ts";
 import { gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "../kernels/gemm.ts";
-import { gemv, gemvColumns, gemvWorkspaceBytes } from "../kernels/gemv.ts";
+import { gemv } from "../kernels/gemv.ts";
 import { rmsNormBackwardKernel, rmsNormKernel, rmsNormWeightGradKernel } from "../kernels/norm.ts";
+import { DROPOUT_WORDS, writeDropout } from "../kernels/philox.ts";
 import { columnKernel, rowSumKernel } from "../kernels/reduce.ts";
 import { ropeKernel } from "../kernels/rope.ts";
 import { avx2, fill, type Machine, type Memory, toBf16 } from "../kernels/testing.ts";
@@ -74,7 +75,11 @@ for (const element of ["f32", "bf16"] as const) {
           {
             ...{ packed: packed.address, b: b.address, c: c.address, source: c.address, sourceRow: 4 * n },
             ...{ sourceColumn: 1, alpha: 0.5, m, n, k, tiles: plan.tiles, ldb: form === "nt" ? k : n, ldc: n },
-            ...{ byRows: plan.byRows ? 1 : 0, blockColumns: plan.blockColumns, ...workspace(machine, gemmWorkspaceBytes(target)) },
+            ...{
+              byRows: plan.byRows ? 1 : 0,
+              blockColumns: plan.blockColumns,
+              ...workspace(machine, gemmWorkspaceBytes(target)),
+            },
           },
           0,
           plan.items,
@@ -84,8 +89,8 @@ for (const element of ["f32", "bf16"] as const) {
     }
   }
   for (const rows of [1, 2, 3, 4]) {
-    EXACT[`gemv ${element} of ${rows} rows`] = (machine) => {
-      const [n, k] = [128, 288];
+    CLOSE[`gemv ${element} of ${rows} rows`] = (machine) => {
+      const [n, k] = [23, 301];
       const a = floats(machine, rows * k);
       const values = fill(new Float32Array(n * k), ++seed);
       const w = machine.allocate(n * k * (element === "bf16" ? 2 : 4));
@@ -96,10 +101,10 @@ for (const element of ["f32", "bf16"] as const) {
       machine.compile(gemv[element][rows - 1])(
         {
           ...{ a: a.address, w: w.address, c: c.address, source: bias.address, sourceRow: 0, sourceColumn: 1 },
-          ...{ alpha: 1, k, lda: k, ldw: k, ldc: n, ...workspace(machine, gemvWorkspaceBytes(machine.target)) },
+          ...{ alpha: 1, k, lda: k, ldw: k, ldc: n },
         },
         0,
-        n / gemvColumns(machine.target, rows),
+        n,
       );
       return [c];
     };
@@ -307,7 +312,8 @@ CLOSE["softmax blocks and dropout"] = (machine) => {
     rows,
   );
   const constants = machine.allocate(4 * DROPOUT_WORDS);
-  constants.i32.set([1234567, -7654321, 3, -0x40000000]);
+  const words = new Uint32Array(constants.i32.buffer, constants.i32.byteOffset, DROPOUT_WORDS);
+  writeDropout(words, { seed: [1234567, 7654321], stream: 3 }, 0.5);
   const places = machine.allocate(4 * 2 * rows);
   places.i32.set([0, 5, 9, 2]);
   const [x, out] = [floats(machine, rows * N), machine.allocate(4 * rows * N)];

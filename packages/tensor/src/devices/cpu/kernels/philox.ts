@@ -24,7 +24,7 @@ export function writeDropout(words: Uint32Array, key: RandomKey, p: number): voi
   words[THRESHOLD] = (Math.ceil(p * 2 ** 32) - 1) ^ 0x80000000;
 }
 
-/** Makes the code that draws, outside of loops: what the draws share stays in registers. */
+/** Makes the code that draws, before the loop that does: what its draws share stays in registers. */
 export function dropoutDraws(k: Builder, constants: Pointer): DropoutDraws {
   // A counter gives the words of four neighbours; the even lanes count, so that pairing their words leaves those of
   // neighbouring elements next to each other, whole 128-bit blocks at a time.
