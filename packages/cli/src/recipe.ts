@@ -25,14 +25,20 @@ const SAMPLE = { instruction: "回答关于飞跃云产品的问题", input: "�
 
 /** A question to ask before and after, and the row that answers it. */
 export interface Sample {
-  readonly instruction: string;
+  /** Undefined: what training used most. */
+  readonly instruction?: string;
   readonly input: string;
   /** Of a conversation: its turns up to the answer. */
   readonly messages?: readonly Message[];
-  /** The answer that training wants. */
+  /** The answer that training wants; empty where the data has none. */
   readonly expected: string;
-  /** Its row's index. */
-  readonly row: number;
+  /** Its row's index; undefined for a question that is not in the data. */
+  readonly row?: number;
+}
+
+/** The question of a sample as people know it. */
+export function questionOf({ input, instruction = "" }: Sample): string {
+  return input || instruction;
 }
 
 /** The sample question where the data holds its answer, otherwise the first row's. */
@@ -45,6 +51,17 @@ export function chooseSample(examples: readonly TrainingExample[]): Sample {
     samples.findIndex(({ expected }) => expected.trim() !== ""),
   );
   return { ...samples[row], row };
+}
+
+/** The questions that were given, with the rows that answer them; without one, `chooseSample`'s. */
+export function chooseSamples(examples: readonly TrainingExample[], questions: readonly string[] = []): Sample[] {
+  if (questions.length === 0) return [chooseSample(examples)];
+  const known = examples.map((example, row) => ({ ...sampleOf(example), row }));
+  return questions.map((question) => {
+    const found = known.find((sample) => questionOf(sample).trim() === question.trim());
+    if (found === undefined) return { input: question, expected: "" };
+    return question.trim() === SAMPLE.input ? { ...found, ...SAMPLE } : found;
+  });
 }
 
 /** A row's question; of a conversation, its first answer's. */

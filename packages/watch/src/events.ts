@@ -14,7 +14,7 @@ const answer = z.object({
   answer: z.string(),
 });
 
-const start = z.looseObject({
+const start = z.object({
   event: z.literal("start"),
   time,
   format: z.literal(LOG_FORMAT, {
@@ -26,21 +26,26 @@ const start = z.looseObject({
   /** The process that trains, and its computer: whether a run without an end still goes on. */
   pid: z.int(),
   host: z.string(),
-  model: z.looseObject({ name: z.string(), parameters: z.int().optional(), trainable: z.int().optional() }),
-  data: z.looseObject({ file: z.string(), examples: z.int().optional(), tokens: z.int().optional() }),
+  model: z.object({ name: z.string(), parameters: z.int().optional(), trainable: z.int().optional() }),
+  data: z.object({
+    file: z.string(),
+    examples: z.int().optional(),
+    sequences: z.int().optional(),
+    tokens: z.int().optional(),
+  }),
   /** Settings by their names on the command line. */
   options: z.record(z.string(), z.unknown()),
-  device: z.looseObject({ name: z.string(), isa: z.string(), threads: z.int() }),
-  machine: z.looseObject({ cpu: z.string(), cores: z.int(), memory_bytes: z.number(), system: z.string() }),
+  device: z.object({ name: z.string(), isa: z.string(), threads: z.int() }),
+  machine: z.object({ cpu: z.string(), cores: z.int(), memory_bytes: z.number(), system: z.string() }),
   /** The adapter's folder. */
   adapter: z.string(),
   total_steps: z.int(),
 });
 
 /** The run goes on after this step, which it had saved; what it had done beyond it is done again. */
-const resume = z.looseObject({ event: z.literal("resume"), time, step, pid: z.int(), host: z.string() });
+const resume = z.object({ event: z.literal("resume"), time, step, pid: z.int(), host: z.string() });
 
-const stepEvent = z.looseObject({
+const stepEvent = z.object({
   event: z.literal("step"),
   time,
   step,
@@ -63,7 +68,7 @@ const stepEvent = z.looseObject({
   memory_bytes: z.number(),
 });
 
-const validation = z.looseObject({
+const validation = z.object({
   event: z.literal("validation"),
   time,
   /** After this step. */
@@ -73,13 +78,13 @@ const validation = z.looseObject({
 });
 
 /** The sample questions' answers: step 0 is before training. */
-const samples = z.looseObject({ event: z.literal("samples"), time, step, answers: z.array(answer) });
+const samples = z.object({ event: z.literal("samples"), time, step, answers: z.array(answer) });
 
-const checkpoint = z.looseObject({ event: z.literal("checkpoint"), time, step, folder: z.string() });
+const checkpoint = z.object({ event: z.literal("checkpoint"), time, step, folder: z.string() });
 
 export const RUN_STATUSES = ["done", "stopped", "interrupted", "failed"] as const;
 
-const end = z.looseObject({
+const end = z.object({
   event: z.literal("end"),
   time,
   /** stopped: ended early and saved, because someone asked for it. */
@@ -88,12 +93,10 @@ const end = z.looseObject({
   error: z.string().optional(),
   seconds: z.number(),
   peak_rss_bytes: z.number(),
-  diagnosis: z
-    .looseObject({ verdict: z.string(), reasons: z.array(z.string()), advice: z.array(z.string()) })
-    .optional(),
+  diagnosis: z.object({ verdict: z.string(), reasons: z.array(z.string()), advice: z.array(z.string()) }).optional(),
 });
 
-/** A line of `log.jsonl`. More fields may stand beside these. */
+/** A line of `log.jsonl`. Fields that are not known are passed over. */
 export const runEventSchema = z.discriminatedUnion("event", [
   start,
   resume,

@@ -18,6 +18,7 @@ import type { Context } from "../run.ts";
 import { DEFAULT_DATA } from "./data.ts";
 
 const share = real((x) => x >= 0 && x <= 1, "a number from 0 to 1");
+const openShare = real((x) => x > 0 && x < 1, "a number above 0 and below 1");
 const notNegative = real((x) => x >= 0, "a number of at least 0");
 const layerNames = notEmpty.transform((text, context) => {
   const names = text.split(",").map((name) => name.trim());
@@ -41,6 +42,11 @@ export function trainCommand(context: Context) {
       ["bun run train", "the whole job on the data that ships with the program"],
       ["bun run train --recipe tuned", "the cure when the answer is not learned yet"],
       ["bun run train --data my.csv --out model/mine --epochs 5", "on data of your own"],
+      [
+        "bun run train --data my.csv --validation-split 0.1 --early-stop 3",
+        "hold rows out, and stop when they no longer gain",
+      ],
+      ["bun run train --resume", "go on with a run that was interrupted"],
       ["bun run train --init-adapter model/lora_adapter --out model/more", "go on from an adapter"],
     ],
   )
@@ -101,12 +107,57 @@ export function trainCommand(context: Context) {
       "rows whose input or output holds TEXT are seen N times; may be given again",
       gathered(checked(repetition)),
     )
+    .option(
+      "--sample <question>",
+      "ask this before and after, instead of the first row's question; may be given again",
+      gathered(checked(notEmpty)),
+    )
+    .addOption(
+      option("--sample-every <n>", "ask the samples every N steps too; 0: only before and after", integer(0)).default(
+        0,
+      ),
+    )
+    .option("--ui", "a page in the browser on which to watch, save and stop the training")
+    .addOption(
+      option(
+        "--ui-port <n>",
+        "port of that page (default: 8010, or a free one where that is in use)",
+        integer(0, 65535),
+      ),
+    )
+    .addOption(
+      option("--runs <dir>", "folder in which the run is written down (default: runs beside --out's folder)", notEmpty),
+    )
     .addOption(
       option(
         "--init-adapter <dir>",
         "start from this adapter, with its rank, alpha, dropout and layers",
         notEmpty,
       ).conflicts(["rank", "alpha", "dropout", "targets"]),
+    )
+    .addOption(
+      option("--validation <file>", "held-out data, whose loss is told and decides which step is kept", notEmpty),
+    )
+    .addOption(
+      option("--validation-split <share>", "hold this share of the rows out of training instead", openShare).conflicts(
+        "validation",
+      ),
+    )
+    .addOption(option("--eval-every <n>", "steps between evaluations (default: at the end of each epoch)", integer(1)))
+    .addOption(
+      option("--early-stop <n>", "end after so many evaluations in a row without a lower validation loss", integer(1)),
+    )
+    .option("--stop-when-learned", "end as soon as every sample question is answered with the facts of the data")
+    .addOption(
+      option(
+        "--save-every <n>",
+        "steps between checkpoints, the last two of which stay; 0: only when interrupted (default: every minute, until the end)",
+        integer(0),
+      ),
+    )
+    .option(
+      "--resume [dir]",
+      "go on with an interrupted run, from the newest checkpoint in --out, or in DIR; its settings hold",
     )
     .option("--no-shuffle", "take the rows in file order in every epoch");
 }
@@ -116,10 +167,10 @@ export type TrainCommandOptions = ReturnType<ReturnType<typeof trainCommand>["op
 
 /** The trainer's settings. */
 export function settingsOf(options: TrainCommandOptions) {
-  const { batch, gradAccum, scheduler, warmup, weightDecay, clip, shuffle, seed } = options;
+  const { batch, gradAccum, scheduler, warmup, weightDecay, clip, shuffle, seed, evalEvery, earlyStop } = options;
   const recipe = RECIPES[options.recipe];
   const [epochs, lr] = [options.epochs ?? recipe.epochs, options.lr ?? recipe.lr];
-  return { epochs, lr, batch, gradAccum, scheduler, warmup, weightDecay, clip, shuffle, seed };
+  return { epochs, lr, batch, gradAccum, scheduler, warmup, weightDecay, clip, shuffle, seed, evalEvery, earlyStop };
 }
 
 /** What was run, by the names of the command line, for `training.json`. */
@@ -128,7 +179,7 @@ export function recordOf(
   settings: ReturnType<typeof settingsOf>,
   { config }: Lora,
 ): Record<string, unknown> {
-  const { gradAccum, weightDecay, ...same } = settings;
+  const { gradAccum, weightDecay, evalEvery, earlyStop, ...same } = settings;
   return {
     recipe: options.recipe satisfies RecipeName,
     rank: config.r,
@@ -141,6 +192,11 @@ export function recordOf(
     "max-length": options.maxLength,
     loss: options.loss,
     repeat: (options.repeat ?? []).map(({ text, times }: Repetition) => `${text}=${times}`),
+    ...(options.validation === undefined ? {} : { validation: options.validation }),
+    ...(options.validationSplit === undefined ? {} : { "validation-split": options.validationSplit }),
+    ...(evalEvery === undefined ? {} : { "eval-every": evalEvery }),
+    ...(earlyStop === undefined ? {} : { "early-stop": earlyStop }),
+    ...(options.stopWhenLearned ? { "stop-when-learned": true } : {}),
     ...(options.initAdapter === undefined ? {} : { "init-adapter": options.initAdapter }),
     ...(options.quantize === undefined ? {} : { quantize: options.quantize }),
     ...(options.precision === "bf16" ? { precision: options.precision } : {}),

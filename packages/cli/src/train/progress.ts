@@ -1,29 +1,38 @@
-import { type Lora, train as runTraining, type SequenceReport, type StepResult, type TrainResult } from "@tslm/lora";
-import type { Qwen } from "@tslm/qwen";
-import { Progress } from "../progress.ts";
-import type { Context } from "../run.ts";
-import type { settingsOf } from "./options.ts";
+import type { StepEvent } from "@tslm/watch";
+import { bytes, Progress } from "../progress.ts";
+import type { Terminal } from "../terminal.ts";
 
-/** Trains, with a line that tells how it goes. */
-export async function runWithProgress(
-  { terminal, signal }: Context,
-  { model }: Qwen,
-  lora: Lora,
-  { sequences }: SequenceReport,
-  options: ReturnType<typeof settingsOf>,
-): Promise<TrainResult> {
-  const progress = new Progress(terminal, "Training");
-  let [tokens, seconds] = [0, 0];
-  const onStep = (step: StepResult, total: number): void => {
-    tokens += step.tokens;
-    seconds += step.seconds;
-    const rate = `${(tokens / seconds).toFixed(0)} tokens/s`;
-    const note = `epoch ${step.epoch}/${options.epochs} · loss ${step.loss.toFixed(3)} · rate ${step.lr.toExponential(1)} · ${rate}`;
-    progress.update(step.step / total, note);
-  };
-  try {
-    return await runTraining({ model, lora, sequences, options, signal, onStep });
-  } finally {
-    progress.stop();
+/** The line that tells how a training goes. */
+export class TrainingProgress {
+  readonly #progress: Progress;
+  readonly #epochs: number;
+
+  constructor(terminal: Terminal, epochs: number) {
+    this.#progress = new Progress(terminal, "Training");
+    this.#epochs = epochs;
   }
+
+  /** A step is done. @param total steps of the run */
+  update(event: StepEvent, total: number): void {
+    this.#progress.update(event.step / total, describe(event, this.#epochs));
+  }
+
+  /** Takes the line off the screen. */
+  stop(): void {
+    this.#progress.stop();
+  }
+}
+
+/** `epoch 1/3 · loss 1.234 (smoothed 1.301) · accuracy 62% · gradient 1.2 · rate 2.0e-4 · 75 tokens/s · 1.6 GB` */
+function describe(event: StepEvent, epochs: number): string {
+  const { epoch, loss, smoothed_loss, token_accuracy, grad_norm, lr, tokens_per_second, memory_bytes } = event;
+  return [
+    `epoch ${epoch}/${epochs}`,
+    `loss ${loss.toFixed(3)} (smoothed ${smoothed_loss.toFixed(3)})`,
+    ...(token_accuracy === undefined ? [] : [`accuracy ${Math.round(100 * token_accuracy)}%`]),
+    `gradient ${grad_norm.toPrecision(2)}`,
+    `rate ${lr.toExponential(1)}`,
+    `${tokens_per_second.toFixed(0)} tokens/s`,
+    bytes(memory_bytes),
+  ].join(" · ");
 }

@@ -1,6 +1,5 @@
-import type { Diagnosis, TrainResult } from "@tslm/lora";
+import type { Diagnosis, SampleAnswer, TrainResult } from "@tslm/lora";
 import { duration } from "../progress.ts";
-import type { Sample } from "../recipe.ts";
 import type { Context } from "../run.ts";
 import { table } from "../table.ts";
 import { shellWord } from "../terminal.ts";
@@ -9,10 +8,10 @@ import { shellWord } from "../terminal.ts";
 export interface Report {
   out: string;
   result: TrainResult;
-  sample: Sample;
-  before: string;
-  after: string;
+  samples: readonly SampleAnswer[];
   diagnosis: Diagnosis;
+  /** Undefined where none could be written. */
+  reportFile: string | undefined;
 }
 
 const HEADLINE = {
@@ -22,20 +21,25 @@ const HEADLINE = {
 };
 
 /** Tells people how it went, what it means and how to go on. */
-export function report({ terminal }: Context, { out, result, sample, before, after, diagnosis }: Report): void {
+export function tell({ terminal }: Context, { out, result, samples, diagnosis, reportFile }: Report): void {
   const { steps, tokens, seconds, tokens_per_second } = result;
   const [first, last] = [steps[0].loss, steps[steps.length - 1].loss];
   terminal.say(
     `Trained ${steps.length} steps, ${tokens} tokens in ${duration(seconds)} (${tokens_per_second.toFixed(0)} a second); loss ${first.toFixed(3)} → ${last.toFixed(3)}`,
   );
   terminal.print(
-    table(["Question", "Before", "After"], [[sample.input || sample.instruction, before, after]], terminal.columns),
+    table(
+      ["Question", "Before", "After"],
+      samples.map(({ prompt, before, after }) => [prompt, before, after]),
+      terminal.columns,
+    ),
   );
   const { green, yellow } = terminal.colors;
   const paint = diagnosis.verdict === "learned" ? green : yellow;
   terminal.say(paint([HEADLINE[diagnosis.verdict], ...diagnosis.reasons].join(" ")));
   for (const line of diagnosis.advice) terminal.say(`  - ${line}`);
-  const [question, adapter] = [sample.input || sample.instruction, out].map(shellWord);
+  const [question, adapter] = [samples[0].prompt, out].map(shellWord);
   terminal.say(`The adapter is in ${out}. Ask it:  bun run ask ${question} --adapter ${adapter}`);
   terminal.say(`Serve it:  bun run serve --adapter ${adapter}`);
+  if (reportFile !== undefined) terminal.say(`The run's curves and answers:  ${shellWord(reportFile)}`);
 }

@@ -21,6 +21,7 @@ export class LivePage implements EventSink {
   readonly url: string;
   readonly #worker: Worker;
   readonly #ended: Promise<void>;
+  #isClosed = false;
 
   private constructor(worker: Worker, url: string, ended: Promise<void>) {
     this.#worker = worker;
@@ -51,7 +52,10 @@ export class LivePage implements EventSink {
     this.#worker.postMessage({ kind: "event", event } satisfies ToPage);
   }
 
+  /** Lets the last events reach the pages that are open. Calling it again does nothing. */
   async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
     this.#worker.postMessage({ kind: "close" } satisfies ToPage);
     await Promise.race([this.#ended, Bun.sleep(CLOSE_MS)]);
     await this.#worker.terminate();
