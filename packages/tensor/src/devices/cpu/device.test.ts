@@ -72,14 +72,19 @@ describe.each(devices.map((device) => [device.info.isa, device] as const))("cpu 
       const [a] = own.make({ shape: [97, k] });
       const [b] = own.make({ shape: [k, n], strides: [1, k], dtype: "bf16" });
       const [out] = own.make({ shape: [97, n] });
-      const [row] = own.make({ shape: [1, n] });
+      const some = [1, 4, 9, 50].map((rows) => own.make({ shape: [rows, n] })[0]!);
       const [sum] = own.make({ shape: [97, n], strides: [0, 1] });
       other.matmul(a, b, out);
-      other.matmul({ ...a, offset: 60 * k, shape: [1, k] }, b, row);
+      for (const part of some) other.matmul({ ...a, offset: 40 * k, shape: [part.shape[0]!, k] }, b, part);
       other.reduce("sum", IDENTITY, [], [out], sum);
       const all = await other.read(out.storage, 0, 4 * 97 * n);
-      expect(await other.read(row.storage, 0, 4 * n)).toEqual(all.slice(4 * 60 * n, 4 * 61 * n));
-      results.push(all, await other.read(sum.storage, 0, 4 * n));
+      const [one, few, ...many] = await Promise.all(
+        some.map(({ storage, shape }) => other.read(storage, 0, 4 * shape[0]! * n)),
+      );
+      for (const part of many) expect(part).toEqual(all.slice(4 * 40 * n, 4 * 40 * n + part.length));
+      // Few rows round otherwise than many.
+      expect(one).toEqual(few!.slice(0, 4 * n));
+      results.push(Buffer.concat([all, few!]), await other.read(sum.storage, 0, 4 * n));
       await other.dispose();
     }
     expect(results[2]).toEqual(results[0]!);

@@ -1,10 +1,10 @@
 // Matrix products: which kernel, with which arguments.
 import { type BlockType, BYTES, isBlocks } from "../../dtype.ts";
-import type { MatmulOptions, View } from "../device.ts";
+import { FEW_ROWS, type MatmulOptions, type View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import { evenChunk, gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "./kernels/gemm.ts";
 import { fitsTiles, gemmTiles, packTilesA, planTiles, TILES_WORKSPACE_BYTES } from "./kernels/gemm-tiles.ts";
-import { fitsGemv, GEMV_ROWS, gemv, gemvColumns, gemvWorkspaceBytes } from "./kernels/gemv.ts";
+import { GEMV_COLUMNS, GEMV_ROWS, gemv } from "./kernels/gemv.ts";
 import { blockProduct, fitsBlocks } from "./quantized.ts";
 
 /** One matrix of a call: where it begins, and elements from row to row and from column to column. */
@@ -76,36 +76,36 @@ export interface Product {
   readonly source: Source;
 }
 
-/** Runs `c = a·b (+ c)` on matrices by address, dense along one of their dimensions. */
+/**
+ * Runs `c = a·b (+ c)` on matrices by address, dense along one of their dimensions. A row of f32 or bf16 weights gives the
+ * same bits for any number of rows.
+ */
 export function matmulAt(cpu: CpuContext, given: Omit<Product, "alpha" | "source"> & { accumulate?: boolean }): void {
   const { c, accumulate } = given;
   const source = accumulate
     ? { address: c.address, row: 4 * c.row, column: 1 }
     : { address: cpu.zeros, row: 0, column: 0 };
-  product(cpu, { ...given, alpha: 1, source });
+  manyRows(cpu, { ...given, alpha: 1, source });
 }
 
-/** Up to so many rows, products with weights as they lie are made in one or two passes over the weights. */
-const FEW_ROWS = 2 * GEMV_ROWS;
+/** Below so many bytes of weights a call, sharing the work costs more than it saves. */
+const FEW_ROWS_CALL_BYTES = 16_384;
 
-/** Runs a product of few rows; false where `gemv` does not take the sizes. */
+/** Runs a product of few rows, in one or two passes over the weights as they lie; false where `gemv` does not take the strides. */
 function fewRows(cpu: CpuContext, given: Product): boolean {
   const { m, n, k, alpha, element, a, b, c, source } = given;
-  if (isBlocks(element)) return false;
+  if (isBlocks(element) || m > FEW_ROWS || a.column !== 1 || b.row !== 1) return false;
   const { kernels, threads } = cpu;
-  const fits = (rows: number) => fitsGemv(kernels.target, element, rows, n, k);
-  const most = Math.min(m, GEMV_ROWS);
-  if (m > FEW_ROWS || a.column !== 1 || b.row !== 1 || !fits(most) || !fits(m - most || most)) return false;
-  const { slots, address: workspace } = cpu.workspace(gemvWorkspaceBytes(kernels.target));
+  const least = Math.ceil(FEW_ROWS_CALL_BYTES / (k * BYTES[element] * GEMV_COLUMNS));
+  const chunk = GEMV_COLUMNS * Math.max(least, evenChunk(Math.ceil(n / GEMV_COLUMNS), threads));
   for (let first = 0; first < m; first += GEMV_ROWS) {
     const rows = Math.min(GEMV_ROWS, m - first);
-    const items = n / gemvColumns(kernels.target, rows);
     const values = {
       ...{ a: a.address + 4 * first * a.row, lda: a.row, w: b.address, ldw: b.column },
-      ...{ c: c.address + 4 * first * c.row, ldc: c.row, alpha, k, slots, workspace },
+      ...{ c: c.address + 4 * first * c.row, ldc: c.row, alpha, k },
       ...{ source: source.address + first * source.row, sourceRow: source.row, sourceColumn: source.column },
     };
-    kernels.run(gemv[element][rows - 1]!, values, items, evenChunk(items, threads));
+    kernels.run(gemv[element][rows - 1]!, values, n, chunk);
   }
   return true;
 }
@@ -144,10 +144,15 @@ function onTiles(cpu: CpuContext, given: Product): boolean {
 }
 
 function product(cpu: CpuContext, given: Product): void {
-  if (onTiles(cpu, given) || fewRows(cpu, given)) return;
+  if (!fewRows(cpu, given)) manyRows(cpu, given);
+}
+
+/** Runs a product by the means for many rows, whatever their number. */
+function manyRows(cpu: CpuContext, given: Product): void {
+  if (onTiles(cpu, given)) return;
   const { m, n, k, alpha, element, a, b, c, source } = given;
   if (isBlocks(element)) {
-    blockProduct(cpu, { ...given, element }, (decoded) => product(cpu, decoded));
+    blockProduct(cpu, { ...given, element }, (decoded) => manyRows(cpu, decoded));
     return;
   }
   const { kernels, threads } = cpu;

@@ -1,7 +1,7 @@
 // Products with weights in quantised blocks: which kernels, with which arguments.
 import { BLOCKS, type BlockType, fromF16 } from "../../dtype.ts";
 import type { QuantizableType } from "../../quantized/encode.ts";
-import type { View } from "../device.ts";
+import { FEW_ROWS, type View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import {
   BLOCK_GEMV_ROWS,
@@ -15,8 +15,6 @@ import {
 } from "./kernels/quantized.ts";
 import type { Product } from "./matmul.ts";
 
-/** Up to so many rows are multiplied as bytes, a few at a time; more as f32 by `gemm`, on weights decoded before. */
-const MOST_BYTE_ROWS = 8;
 /** Decoded weights that exist at a time, in elements: they stay in the last cache between decoding and product. */
 const SLAB_ELEMENTS = 1 << 20;
 /** Where `gemm` cuts sums: slabs along the inner dimension are multiples, so that slabs change no bits. */
@@ -28,7 +26,7 @@ type FloatProduct = (product: Product) => void;
 /** `c = alpha·a·b + source` with b in blocks along k (a weight's transpose) or along n, whole blocks in every row. */
 export function blockProduct(cpu: CpuContext, product: BlockProduct, multiply: FloatProduct): void {
   if (product.b.column === 1) alongColumns(cpu, product, multiply);
-  else if (product.m <= MOST_BYTE_ROWS && product.a.column === 1) byBytes(cpu, product);
+  else if (product.m <= FEW_ROWS && product.a.column === 1) byBytes(cpu, product);
   else alongInner(cpu, product, multiply);
 }
 

@@ -193,7 +193,7 @@ function gemvKernel(type: BlockType, rows: number) {
 }
 
 /** How far ahead of the weights that are multiplied the next are asked for. */
-const AHEAD_BYTES = 1024;
+const AHEAD_BYTES = 16_384;
 const LINE_BYTES = 64;
 
 /** Asks for the lines that the next `bytes` of weights will be in: the processor alone asks too late for one core. */
