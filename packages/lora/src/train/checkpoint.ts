@@ -86,6 +86,7 @@ export class Checkpoints implements StateKeeper {
   #saved: { folder: string; step: number; pending: boolean } | undefined;
   #savedAt = performance.now();
   #cost = 0;
+  #isAsked = false;
 
   constructor(options: CheckpointsOptions) {
     this.#options = options;
@@ -101,11 +102,16 @@ export class Checkpoints implements StateKeeper {
     return this.#saved;
   }
 
+  /** Saves one after the running step. */
+  request(): void {
+    this.#isAsked = true;
+  }
+
   /** @throws AdapterError when it cannot be written; the ones before it are still there */
   async keep(state: TrainingState, total: number, when: Parameters<StateKeeper["keep"]>[2]): Promise<void> {
     const { step, pending } = state;
     if (step === 0 || (this.#saved?.step === step && this.#saved.pending === pending)) return;
-    if (when === "interrupted" || this.#isDue(step, when)) await this.#save(state, total);
+    if (when === "interrupted" || this.#isAsked || this.#isDue(step, when)) await this.#save(state, total);
   }
 
   /** Removes all of them, as when the run is done. */
@@ -139,6 +145,7 @@ export class Checkpoints implements StateKeeper {
     this.#own = [...this.#own.filter((one) => resolve(one) !== resolve(folder)), folder];
     for (const old of this.#own.splice(0, this.#own.length - KEPT)) await removeFolder(old);
     this.#saved = { folder, step, pending: state.pending };
+    this.#isAsked = false;
     this.#savedAt = performance.now();
     this.#cost = (this.#savedAt - begun) / 1000;
     onSaved?.(folder, step);

@@ -85,7 +85,9 @@ export class TrainingState {
   restore({ progress, bytes }: SavedState): void {
     const { steps, seconds, pending, stopped, best } = progress;
     this.steps.push(...(steps as StepResult[]));
-    Object.assign(this, { secondsBefore: seconds, pending, stopped, best });
+    Object.assign(this, { secondsBefore: seconds, pending, best });
+    // Who goes on with a run that was stopped on request wants the rest of it.
+    if (stopped !== "asked") this.stopped = stopped;
     this.#optimizer.steps = steps.length;
     if (best) this.#copyWeights();
     for (const [name, tensor] of this.tensors()) {
@@ -125,8 +127,8 @@ export class TrainingState {
 /** Takes a run's state where it outlives the process. */
 export interface StateKeeper {
   /**
-   * Called when the state is whole: after each step (`step`), after the last one (`end`), and when a signal ended the run
-   * after at least one (`interrupted`). The run goes on when this has settled; an error ends it.
+   * Called when the state is whole: after each step (`step`), after the last one (`end`), and when a signal or
+   * `onStep` ended the run after at least one (`interrupted`). The run goes on when this has settled; an error ends it.
    */
   keep(state: TrainingState, total: number, when: "step" | "end" | "interrupted"): Promise<void>;
 }
