@@ -10,6 +10,14 @@ import {
   KEY_GROUP_WORDS,
   packWorkspaceBytes,
 } from "./kernels/attention-tiles.ts";
+import {
+  attentionTilesBackwardKeys,
+  attentionTilesBackwardQueries,
+  attentionTilesBackwardWorkspaceBytes,
+  KEY_BLOCK,
+  KEY_ITEM,
+  KEY_ITEM_WORDS,
+} from "./kernels/attention-tiles-gradients.ts";
 
 /** Sequences with fewer queries are left to vectors: packing their keys would cost more than it saves. */
 const FEW_QUERIES = 8;
@@ -54,54 +62,165 @@ function columnItems(segments: readonly Segment[], kvHeads: number, group: numbe
   return items.sort((a, b) => b[3]! - a[3]!).flat();
 }
 
-/** Runs attention forward; false where numbers were met that tiles do not take: `out` and `lse` are then to be made anew. */
+/** Blocks of keys: those that most columns see first. */
+function keyItems(segments: readonly Segment[], kvHeads: number, group: number): number[] {
+  const items: number[][] = [];
+  let packed = 0;
+  for (const { query, queries, key, keys } of segments) {
+    for (let head = 0; head < kvHeads; head++) {
+      for (let before = 0; before < keys; before += KEY_BLOCK) {
+        // The groups of columns are the same whatever the block: they decide in which order sums are made.
+        const sees = Math.max(0, before - (keys - queries)) * group;
+        const first = sees - (sees % SIDE);
+        const at = Math.floor(first / group);
+        const count = Math.min(KEY_BLOCK, keys - before);
+        const columns = [query + at, first % group, queries * group - first, keys - queries + at + 1, head];
+        items.push([...columns, packed + before / SIDE, key + before, count, before]);
+      }
+      packed += Math.ceil(keys / SIDE);
+    }
+  }
+  const columns = (item: readonly number[]) => item[KEY_ITEM.columns]!;
+  return items.sort((a, b) => columns(b) - columns(a)).flat();
+}
+
+/** Which forms of keys or values a call needs. */
+interface Forms {
+  readonly view: View;
+  readonly plain?: boolean;
+  readonly transposed?: boolean;
+}
+
+interface Prepared {
+  /** Addresses, in order: for each view its plain form, then its transposed one. */
+  readonly packed: readonly number[];
+  readonly tables: readonly number[];
+  readonly flag: number;
+}
+
+/** Packs keys and values, writes tables, and runs `body`; false where numbers were met that tiles do not take. */
+function prepared(
+  cpu: CpuContext,
+  { segments, forms, tables }: { segments: readonly Segment[]; forms: readonly Forms[]; tables: readonly number[][] },
+  body: (prepared: Prepared) => void,
+): boolean {
+  const [, kvHeads, size] = forms[0]!.view.shape as [number, number, number];
+  const parts = cpu.terms as Parts;
+  const groups = keyGroups(segments, kvHeads);
+  const count = groups.length / KEY_GROUP_WORDS;
+  const formBytes = count * groupBytes(size, parts);
+  const wanted = forms.reduce((sum, { plain, transposed }) => sum + Number(plain ?? 0) + Number(transposed ?? 0), 0);
+  const words = [[0], groups, ...tables];
+  const tableBytes = 4 * words.reduce((sum, table) => sum + table.length, 0);
+  return cpu.scratch(wanted * formBytes + tableBytes, (scratch) => {
+    const flag = scratch + wanted * formBytes;
+    const addresses: number[] = [];
+    let next = flag;
+    for (const table of words) {
+      cpu.memory.i32(next, table.length).set(table);
+      addresses.push(next);
+      next += 4 * table.length;
+    }
+    const { address: workspace, slots } = cpu.workspace(packWorkspaceBytes(size, parts));
+    const packed: number[] = [];
+    let place = scratch;
+    const take = (form: boolean | undefined): number => {
+      if (!form) return 0;
+      packed.push(place);
+      place += formBytes;
+      return packed.at(-1)!;
+    };
+    for (const { view, ...form } of forms) {
+      const { rows, rowsRow: row, rowsHead: head } = operand(cpu, "rows", view);
+      const [plain, transposed] = [take(form.plain), take(form.transposed)];
+      const values = { rows, row, head, plain, transposed, size, groups: addresses[1]!, flag, slots, workspace };
+      cpu.kernels.run(attentionTilesPack[parts], values, count);
+    }
+    body({ packed, tables: addresses.slice(2), flag });
+    return cpu.memory.i32(flag, 1)[0] === 0;
+  });
+}
+
+/** Sequences of a call and what multiplies its scores. */
+interface Options {
+  readonly segments: readonly Segment[];
+  readonly scale: number;
+}
+
+/** Runs attention forward; false where numbers were met that tiles do not take: the results are then to be made anew. */
 export function attentionOnTiles(
   cpu: CpuContext,
   q: View,
   k: View,
   v: View,
-  { segments, scale }: { segments: readonly Segment[]; scale: number },
+  { segments, scale }: Options,
   out: View,
   lse: View | undefined,
 ): boolean {
   const [, heads, size] = q.shape as [number, number, number];
-  const kvHeads = k.shape[1]!;
-  const parts = cpu.terms as Parts;
-  const groups = keyGroups(segments, kvHeads);
-  const items = columnItems(segments, kvHeads, heads / kvHeads);
-  const packedBytes = (groups.length / KEY_GROUP_WORDS) * groupBytes(size, parts);
-  const tableBytes = 4 * (groups.length + items.length) + 64;
-  return cpu.scratch(2 * packedBytes + tableBytes, (packedK) => {
-    const packedV = packedK + packedBytes;
-    const flag = packedV + packedBytes;
-    const table = flag + 64;
-    const words = cpu.memory.i32(flag, tableBytes / 4);
-    words[0] = 0;
-    words.set(groups, 16);
-    words.set(items, 16 + groups.length);
-    const packing = cpu.workspace(packWorkspaceBytes(size, parts));
-    const pack = (view: View, to: { plain: number; transposed: number }) => {
-      const { rows, rowsRow: row, rowsHead: head } = operand(cpu, "rows", view);
-      const values = { rows, row, head, ...to, size, groups: table, flag, slots: packing.slots };
-      const count = groups.length / KEY_GROUP_WORDS;
-      cpu.kernels.run(attentionTilesPack[parts], { ...values, workspace: packing.address }, count);
-    };
-    pack(k, { plain: packedK, transposed: 0 });
-    pack(v, { plain: 0, transposed: packedV });
+  const [kvHeads, parts] = [k.shape[1]!, cpu.terms as Parts];
+  const group = heads / kvHeads;
+  const items = columnItems(segments, kvHeads, group);
+  const forms = [
+    { view: k, plain: true },
+    { view: v, transposed: true },
+  ];
+  return prepared(cpu, { segments, forms, tables: [items] }, ({ packed, tables, flag }) => {
     const { address: workspace, slots } = cpu.workspace(attentionTilesWorkspaceBytes(size, parts));
     const values = {
-      ...{ ...operand(cpu, "q", q), ...operand(cpu, "k", k), ...operand(cpu, "v", v), ...operand(cpu, "out", out) },
-      ...{ lse: lse ? cpu.address(lse, "attention") : 0, headStride: lse?.strides[0] ?? 0, packedK, packedV, flag },
-      ...{
-        items: table + 4 * groups.length,
-        size,
-        group: heads / kvHeads,
-        scale: scale * Math.LOG2E,
-        workspace,
-        slots,
-      },
+      ...{ ...operand(cpu, "q", q), ...operand(cpu, "out", out), packedK: packed[0]!, packedV: packed[1]! },
+      ...{ lse: lse ? cpu.address(lse, "attention") : 0, headStride: lse?.strides[0] ?? 0, items: tables[0]! },
+      ...{ size, group, scale: scale * Math.LOG2E, workspace, slots, flag },
     };
     cpu.kernels.run(attentionKernels[parts], values, items.length / COLUMN_ITEM_WORDS);
-    return words[0] === 0;
+  });
+}
+
+/** Runs attention backward; false as above. */
+export function attentionBackwardOnTiles(
+  cpu: CpuContext,
+  grad: View,
+  q: View,
+  k: View,
+  v: View,
+  out: View,
+  lse: View,
+  { segments, scale }: Options,
+  gradQ: View,
+  gradK: View,
+  gradV: View,
+): boolean {
+  const [, heads, size] = q.shape as [number, number, number];
+  const [kvHeads, parts] = [k.shape[1]!, cpu.terms as Parts];
+  const group = heads / kvHeads;
+  const forQueries = columnItems(segments, kvHeads, group);
+  const forKeys = keyItems(segments, kvHeads, group);
+  const forms = [
+    { view: k, plain: true, transposed: true },
+    { view: v, plain: true },
+  ];
+  const headStride = lse.strides[0]!;
+  return prepared(cpu, { segments, forms, tables: [forQueries, forKeys] }, ({ packed, tables, flag }) => {
+    const [packedK, turnedK, packedV] = packed as [number, number, number];
+    const { address: workspace, slots } = cpu.workspace(attentionTilesBackwardWorkspaceBytes(size, parts));
+    cpu.scratch(4 * heads * headStride, (delta) => {
+      const shared = {
+        ...{ ...operand(cpu, "q", q), ...operand(cpu, "grad", grad), packedK, packedV, delta, headStride },
+        ...{
+          lse: cpu.address(lse, "attentionBackward"),
+          size,
+          group,
+          scale: scale * Math.LOG2E,
+          workspace,
+          slots,
+          flag,
+        },
+      };
+      const toQ = { ...operand(cpu, "out", out), ...operand(cpu, "gradQ", gradQ), turnedK, gradScale: scale };
+      const queries = { ...shared, ...toQ, items: tables[0]! };
+      cpu.kernels.run(attentionTilesBackwardQueries[parts], queries, forQueries.length / COLUMN_ITEM_WORDS);
+      const keys = { ...shared, ...operand(cpu, "gradK", gradK), ...operand(cpu, "gradV", gradV), items: tables[1]! };
+      cpu.kernels.run(attentionTilesBackwardKeys[parts], keys, forKeys.length / KEY_ITEM_WORDS);
+    });
   });
 }

@@ -1,6 +1,6 @@
 // Attention: the items of a call, and the kernels' arguments.
 import type { AttentionOptions, Segment, View } from "../device.ts";
-import { attentionOnTiles, fitsTiles, operand } from "./attention-tiles.ts";
+import { attentionBackwardOnTiles, attentionOnTiles, fitsTiles, operand } from "./attention-tiles.ts";
 import type { CpuContext } from "./context.ts";
 import { attention as attentionKernel, attentionWorkspaceBytes } from "./kernels/attention.ts";
 import {
@@ -66,6 +66,18 @@ function chunkOf(q: View, segments: readonly Segment[], items: number): number {
   return Math.max(1, Math.floor((CHUNK_PRODUCTS * items) / (1 + 2 * heads * size * pairs)));
 }
 
+/** Gives the sequences that tiles do not take, or have not taken. */
+function forVectors(
+  cpu: CpuContext,
+  size: number,
+  segments: readonly Segment[],
+  tiles: (onTiles: readonly Segment[]) => boolean,
+): readonly Segment[] {
+  const onTiles = segments.filter((segment) => fitsTiles(cpu, size, segment));
+  if (onTiles.length === 0 || !tiles(onTiles)) return segments;
+  return segments.filter((segment) => !onTiles.includes(segment));
+}
+
 /** Runs attention forward; false where no kernel takes the types, strides and head size. */
 export function attention(
   cpu: CpuContext,
@@ -80,9 +92,9 @@ export function attention(
   if (group === undefined) return false;
   const size = q.shape[2]!;
   const { scale } = options;
-  const onTiles = options.segments.filter((segment) => fitsTiles(cpu, size, segment));
-  const done = onTiles.length > 0 && attentionOnTiles(cpu, q, k, v, { segments: onTiles, scale }, out, lse);
-  const segments = done ? options.segments.filter((segment) => !onTiles.includes(segment)) : options.segments;
+  const segments = forVectors(cpu, size, options.segments, (onTiles) =>
+    attentionOnTiles(cpu, q, k, v, { segments: onTiles, scale }, out, lse),
+  );
   const { target } = cpu.kernels;
   const items = queryItems(segments, Math.floor(itemRows(target) / group), k.shape[1]!);
   if (items.length === 0) return true;
@@ -108,18 +120,22 @@ export function attentionBackward(
   v: View,
   out: View,
   lse: View,
-  { segments, scale }: AttentionOptions,
+  options: AttentionOptions,
   gradQ: View,
   gradK: View,
   gradV: View,
 ): boolean {
   const group = groupOf(cpu, q, k, [grad, q, k, v, out, gradQ, gradK, gradV], [lse]);
-  if (group === undefined || shareKeys(segments)) return false;
+  if (group === undefined || shareKeys(options.segments)) return false;
   const { target } = cpu.kernels;
   const [, heads, size] = q.shape as [number, number, number];
   const chunkQueries = Math.floor(itemRows(target) / group);
   // Keys that no sequence holds get no gradient.
-  for (const view of [gradK, gradV]) clearUnused(cpu, view, segments);
+  for (const view of [gradK, gradV]) clearUnused(cpu, view, options.segments);
+  const { scale } = options;
+  const segments = forVectors(cpu, size, options.segments, (onTiles) =>
+    attentionBackwardOnTiles(cpu, grad, q, k, v, out, lse, { segments: onTiles, scale }, gradQ, gradK, gradV),
+  );
   const forQueries = queryItems(segments, chunkQueries, k.shape[1]!);
   if (forQueries.length === 0) return true;
   const forKeys = keyItems(segments, keyBlock(target), k.shape[1]!);

@@ -4,6 +4,7 @@
  */
 import { afterAll, describe, expect, test } from "bun:test";
 import { DEVICE_TESTS } from "../conformance.ts";
+import type { View } from "../device.ts";
 import { CpuDevice, type CpuDeviceOptions } from "./device.ts";
 import { KernelLibrary } from "./kernel-library.ts";
 import { type ArgumentTypes, type ArgumentValues, buildKernel, type Kernel, writeArguments } from "./lang/kernel.ts";
@@ -96,6 +97,42 @@ test("precision: one, two and three bf16 numbers for an f32", async () => {
   } finally {
     delete process.env.TENSOR_TERMS;
   }
+}, 60_000);
+
+/** The greatest errors of attention and of its gradients: sequences of several blocks of keys and few columns, and of one. */
+async function attentionErrors(options: CpuDeviceOptions): Promise<{ forward: number; backward: number }> {
+  const pair = new Pair(make(options));
+  try {
+    const [queries, keys, heads, size] = [25, 313, 3, 32];
+    const segments = [
+      { query: 0, queries: 12, key: 0, keys: 300 },
+      { query: 12, queries: 13, key: 300, keys: 13 },
+    ];
+    const call = { segments, scale: 0.2 };
+    const [q, grad, out, gradQ] = Array.from({ length: 4 }, () => pair.make({ shape: [queries, heads, size] }));
+    const [k, v, gradK, gradV] = Array.from({ length: 4 }, () => pair.make({ shape: [keys, 1, size] }));
+    const lse = pair.make({ shape: [heads, queries] });
+    products = 0;
+    pair.run((device, s) => device.attention(q![s], k![s], v![s], call, out![s], lse[s]));
+    expect(products).toBe(3);
+    const forward = await pair.distance(out!, lse);
+    pair.run((device, s) => {
+      const given = [grad!, q!, k!, v!, out!, lse].map((each) => each[s]) as [View, View, View, View, View, View];
+      device.attentionBackward(...given, call, gradQ![s], gradK![s], gradV![s]);
+    });
+    expect(products).toBe(7);
+    return { forward, backward: await pair.distance(gradQ!, gradK!, gradV!) };
+  } finally {
+    await pair.device.dispose();
+  }
+}
+
+test("attention in blocks, with one and two bf16 numbers for an f32", async () => {
+  const two = await attentionErrors({});
+  expect(Math.max(two.forward, two.backward)).toBeLessThan(4e-5);
+  const one = await attentionErrors({ precision: "bf16" });
+  expect(Math.min(one.forward, one.backward)).toBeGreaterThan(1e-4);
+  expect(Math.max(one.forward, one.backward)).toBeLessThan(2e-2);
 }, 60_000);
 
 test("attention: what is not finite is left to vectors", async () => {

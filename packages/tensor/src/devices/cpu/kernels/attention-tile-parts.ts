@@ -194,7 +194,6 @@ export function multiplySides(k: Builder, left: Side, right: Side, steps: Index,
   for (let tile = 0; tile < 4; tile++) storeTile(k, tile, place(tile), sums.row);
 }
 
-/** Places for what is known of the columns of a group, 32 numbers each. */
 export interface Column {
   readonly query: Index;
   /** Of the heads that share the key head. */
@@ -202,23 +201,32 @@ export interface Column {
   readonly number: Index;
 }
 
-/** Runs `body` for `count` columns from a query's head on; what lies past `columns` repeats the last one. */
-export function eachColumn(
-  k: Builder,
-  { head, columns, group, count }: { head: Index; columns: Index; group: Index; count: Index | number },
-  body: (column: Column) => void,
-): void {
-  const [queryNow, headNow] = [k.variable(k.index(0)), k.variable(head)];
-  k.loop({ to: count }, (number) => {
-    body({ query: queryNow, head: headNow, number });
-    k.if(number.add(1).lt(columns), () => {
-      headNow.increase(1);
-      k.if(headNow.ge(group), () => {
-        headNow.set(0);
-        queryNow.increase(1);
+/** Walks through columns: a query's heads, then the next query's. */
+export class Columns {
+  private readonly k: Builder;
+  private readonly group: Index;
+  private readonly query: Index;
+  private readonly head: Index;
+  /** Begins at a head of query 0; `group` heads share the key head. */
+  constructor(k: Builder, head: Index, group: Index) {
+    [this.k, this.group] = [k, group];
+    [this.query, this.head] = [k.variable(k.index(0)), k.variable(head)];
+  }
+
+  /** Runs `body` for the next `count` columns; where fewer than `left` are left, the last one is repeated. */
+  next(count: Index | number, left: Index, body: (column: Column) => void): void {
+    const { k, query, head } = this;
+    k.loop({ to: count, maySpill: true }, (number) => {
+      body({ query, head, number });
+      k.if(number.add(1).lt(left), () => {
+        head.increase(1);
+        k.if(head.ge(this.group), () => {
+          head.set(0);
+          query.increase(1);
+        });
       });
     });
-  });
+  }
 }
 
 /** 2ˣ within 3 ulp for x up to 127; 2⁻¹²⁶ for all below, NaN for NaN. */

@@ -11,15 +11,15 @@ import { defineKernel } from "../lang/kernel.ts";
 import { claimWorkspace } from "../lang/math.ts";
 import { beginTiles, endTiles } from "../lang/tiles.ts";
 import type { Index, Pointer, VF } from "../lang/values.ts";
-import { QKV } from "./attention-parts.ts";
 import {
-  eachColumn,
+  Columns,
   exp2,
   FiniteCheck,
   groupBytes,
   groupBytesOf,
   LINE,
   multiplySides,
+  PAIR_BYTES,
   type Parts,
   packedSide,
   packPairs,
@@ -136,7 +136,16 @@ function attentionKernel(parts: Parts) {
   return defineKernel(
     `attention_tiles_${parts}`,
     {
-      ...{ ...QKV, out: "f32*", outRow: "index", outHead: "index", lse: "f32*", ...TILES_COMMON },
+      ...{
+        q: "f32*",
+        qRow: "index",
+        qHead: "index",
+        out: "f32*",
+        outRow: "index",
+        outHead: "index",
+        lse: "f32*",
+        ...TILES_COMMON,
+      },
       /** log2 e times what multiplies the products. */
       scale: "f32",
       packedK: "u16*",
@@ -145,11 +154,11 @@ function attentionKernel(parts: Parts) {
     (k, args) => {
       const { slot, release } = claimWorkspace(k, args.slots);
       const bytes = groupBytesOf(args.size, parts);
-      const each = bytes
+      const own = bytes
         .mul(2)
         .add(args.size.mul(2 * LINE))
         .add(PLACE.end);
-      const workspace = args.workspace.atByte(slot.mul(each)).fixed();
+      const workspace = args.workspace.atByte(slot.mul(own)).fixed();
       const line = (name: Exclude<keyof typeof PLACE, "end">) => workspace.atByte(PLACE[name]);
       const columns = workspace.atByte(PLACE.end).fixed();
       const rows = columns.atByte(bytes).fixed();
@@ -162,9 +171,9 @@ function attentionKernel(parts: Parts) {
         const words = args.items.at(item.mul(COLUMN_ITEM_WORDS)).fixed();
         const word = (name: keyof typeof COLUMN_ITEM) => words.at(COLUMN_ITEM[name]).loadIndex();
         const firstHead = word("kvHead").mul(args.group);
-        const range = { head: word("head"), columns: word("columns"), group: args.group };
+        const each = () => new Columns(k, word("head"), args.group);
         const q = args.q.at(word("query").mul(args.qRow).add(firstHead.mul(args.qHead))).fixed();
-        eachColumn(k, { ...range, count: SIDE }, ({ query, head, number }) => {
+        each().next(SIDE, word("columns"), ({ query, head, number }) => {
           const from = q.at(query.mul(args.qRow).add(head.mul(args.qHead)));
           line("q").as("i64").at(number).store(from.value());
           line("visible")
@@ -197,7 +206,7 @@ function attentionKernel(parts: Parts) {
           const steps = args.size.sar(5);
           const row = k.index(LINE);
           k.repeat(groups, () => {
-            const [left, right] = [packedSide(packedK, parts * 2048), packedSide(columns, parts * 2048)];
+            const [left, right] = [packedSide(packedK, parts * PAIR_BYTES), packedSide(columns, parts * PAIR_BYTES)];
             multiplySides(k, left, right, steps, parts, { at: scores, row });
             packedK.advanceBytes(bytes);
             scores.advanceBytes(SCORE_BYTES);
@@ -226,7 +235,7 @@ function attentionKernel(parts: Parts) {
             const weights = { step: SCORE_BYTES, part: ROWS * LINE, tile: 4 * ROWS, row: LINE };
             const right = { at: line("scores"), ...weights };
             multiplySides(k, packedSide(packedV, bytes), right, groups, parts, { at: output, row, add: true });
-            packedV.advanceBytes(parts * 2048);
+            packedV.advanceBytes(parts * PAIR_BYTES);
             output.advanceBytes(SIDE * LINE);
           });
         });
@@ -246,7 +255,7 @@ function attentionKernel(parts: Parts) {
         turnColumns(k, outputs, args.size, turned, inverse);
         const out = args.out.at(word("query").mul(args.outRow).add(firstHead.mul(args.outHead))).fixed();
         const from = k.variable(turned);
-        eachColumn(k, { ...range, count: word("columns") }, ({ query, head, number }) => {
+        each().next(word("columns"), word("columns"), ({ query, head, number }) => {
           const to = out.at(query.mul(args.outRow).add(head.mul(args.outHead))).fixed();
           k.loop({ to: args.size, step: ROWS }, (i) => to.at(i).store(from.at(i).load()));
           from.advance(args.size);
