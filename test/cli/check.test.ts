@@ -77,6 +77,7 @@ describe("data --check", () => {
       system: SYSTEM.content,
       end_token: "<|im_end|>",
       base_model: "demo",
+      base_fingerprint: { vectors: expect.any(String), rows: { dtype: "bf16", sha256: expect.any(String) } },
     });
     const asked = JSON.parse((await command("ask", ["怎么退款?", "--adapter", out, "--json"])).stdout);
     const [, refund] = checked.rows;

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Generator, openSafetensors, parseSafetensors, serializeSafetensors, tensor } from "@tslm/tensor";
 import { CONFIG_FILE, loadAdapter, saveAdapter, WEIGHTS_FILE } from "./adapter.ts";
+import { baseFingerprint } from "./base-fingerprint.ts";
 import type { LoraConfigInput } from "./config.ts";
 import { AdapterError } from "./errors.ts";
 import { saveFolder } from "./folder.ts";
@@ -86,8 +87,9 @@ test("prompt.json and training.json come with the adapter and read back", async 
     steps: [{ step: 1, epoch: 1, loss: 4.2, grad_norm: 7.3, lr: 2e-4, tokens: 233, seconds: 1.5 }],
     machine: { cores: 2 },
   });
-  await saveAdapter(folder, await adapted(), { prompt, record });
-  expect(await readPrompt(folder)).toEqual(prompt);
+  const lora = await adapted();
+  await saveAdapter(folder, lora, { prompt, record });
+  expect(await readPrompt(folder)).toEqual({ ...prompt, base_fingerprint: await baseFingerprint(lora.model) });
   expect(await readRecord(folder)).toEqual(record);
   expect((await readRecord(folder))!.machine).toEqual({ cores: 2 });
 });
@@ -172,7 +174,7 @@ describe("broken files", () => {
 
   test("no adapter", async () => {
     expect(await load()).toBe(
-      "DIR/adapter_config.json: there is no such file; an adapter is a folder with this file in it, as PEFT saves it",
+      "DIR/adapter_config.json: there is no such file; an adapter is a folder with this file in it, as PEFT and mlx-lm save it, or a GGUF file",
     );
     const missing = await failure(loadAdapter(join(folder, "no"), new TinyModel()));
     expect(missing).toContain("DIR/no/adapter_config.json: there is no such file");

@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
   type Linear,
@@ -12,9 +13,14 @@ import {
   TensorError,
   writeSafetensors,
 } from "@tslm/tensor";
+import { baseFingerprint } from "./base-fingerprint.ts";
 import { formatLoraConfig, type LoraConfig, parseLoraConfig, savedConfig } from "./config.ts";
 import { AdapterError, ConfigError } from "./errors.ts";
 import { type FileContent, finishSave, readJson, saveFolder } from "./folder.ts";
+import { openGgufAdapter } from "./formats/gguf.ts";
+import { findGguf } from "./formats/gguf-file.ts";
+import { isMlxConfig, openMlxAdapter } from "./formats/mlx.ts";
+import type { AdapterTensors } from "./formats/source.ts";
 import {
   adapterKey,
   baseFactors,
@@ -65,7 +71,11 @@ export function adapterFiles(lora: Lora, options: SaveOptions = {}): Record<stri
     [CONFIG_FILE]: formatLoraConfig(config),
     [WEIGHTS_FILE]: (path) => writeWeights(path, lora),
   };
-  if (prompt) files[PROMPT_FILE] = formatPrompt(prompt);
+  if (prompt) {
+    files[PROMPT_FILE] = async (path) => {
+      await writeFile(path, formatPrompt({ ...prompt, base_fingerprint: await baseFingerprint(lora.model) }));
+    };
+  }
   if (record) files[RECORD_FILE] = formatRecord(record);
   return files;
 }
@@ -81,39 +91,48 @@ async function writeWeights(path: string, lora: Lora): Promise<void> {
 }
 
 /**
- * The configuration of an adapter's folder.
+ * The configuration of an adapter: PEFT's, or what it would be of an adapter in another tool's format (mlx-lm's folder, llama.cpp's
+ * GGUF file, whose layers keep their names there).
  * @throws AdapterError when there is none, or it asks for what is not supported
  */
-export async function readAdapterConfig(folder: string): Promise<LoraConfig> {
-  await finishSave(folder);
-  const path = join(folder, CONFIG_FILE);
-  const json = await readJson(path);
-  if (json === undefined) {
-    throw new AdapterError(
-      path,
-      "there is no such file; an adapter is a folder with this file in it, as PEFT saves it",
-    );
-  }
+export async function readAdapterConfig(path: string): Promise<LoraConfig> {
+  const { config, tensors } = await openAdapter(path);
+  tensors?.close();
+  return config;
+}
+
+/** An adapter's configuration and, where they come from one place, its tensors. */
+async function openAdapter(path: string, model?: Module): Promise<{ config: LoraConfig; tensors?: AdapterTensors }> {
+  await finishSave(path);
+  const file = path.toLowerCase().endsWith(".gguf") ? path : join(path, CONFIG_FILE);
+  const json = await readJson(join(path, CONFIG_FILE));
   try {
-    return parseLoraConfig(json);
+    if (isMlxConfig(json)) return await openMlxAdapter(path, json);
+    if (json !== undefined) return { config: parseLoraConfig(json) };
+    const gguf = await findGguf(path);
+    if (gguf !== undefined) return await openGgufAdapter(gguf, model);
   } catch (cause) {
-    throw cause instanceof ConfigError ? new AdapterError(path, cause.message, { cause }) : cause;
+    throw cause instanceof ConfigError ? new AdapterError(file, cause.message, { cause }) : cause;
   }
+  throw new AdapterError(
+    file,
+    "there is no such file; an adapter is a folder with this file in it, as PEFT and mlx-lm save it, or a GGUF file",
+  );
 }
 
 /**
- * Loads an adapter that PEFT or {@link saveAdapter} wrote and attaches it to its model. bf16 and f16 tensors are
- * widened to f32.
+ * Loads an adapter that PEFT, mlx-lm, llama.cpp's converter or {@link saveAdapter} wrote and attaches it to its model. bf16, f16
+ * and q8_0 tensors are widened to f32.
+ * @param path the folder, or a GGUF file
  * @throws AdapterError when a file is missing or broken, or the adapter belongs to another model: the first tensor
  * that does not fit and both shapes are named, or the keys that are missing or unexpected
  */
-export async function loadAdapter(folder: string, model: Module): Promise<Lora> {
-  const config = await readAdapterConfig(folder);
-  const path = join(folder, WEIGHTS_FILE);
-  const file = await openWeights(path);
+export async function loadAdapter(path: string, model: Module): Promise<Lora> {
+  const { config, tensors } = await openAdapter(path, model);
+  const file = tensors ?? (await openWeights(join(path, WEIGHTS_FILE)));
   try {
-    const layers = matchedLayers(matchTargets(folder, model, config), config);
-    checkKeys(path, file, layers, config);
+    const layers = matchedLayers(matchTargets(path, model, config), config);
+    checkKeys(file, layers, config);
     // As PEFT saves them without converting: what is left of the base weight is found again from the weight.
     const factors = fromBaseOf(config) && (await baseFactors(layers, config));
     const read = (key: string, layer: Linear): Tensor => {
@@ -174,10 +193,11 @@ function list(keys: readonly string[]): string {
   return keys.slice(0, SHOWN_KEYS).join(", ") + (rest > 0 ? ` and ${rest} more` : "");
 }
 
-const WEIGHT_TYPES = ["F32", "BF16", "F16", "F64"];
+const WEIGHT_TYPES = ["F32", "BF16", "F16", "F64", "Q8_0"];
 
 /** Are there exactly the tensors, of the shapes, that the configuration gives on this model? */
-function checkKeys(path: string, file: SafetensorsFile, layers: readonly MatchedLayer[], config: LoraConfig): void {
+function checkKeys(file: AdapterTensors, layers: readonly MatchedLayer[], config: LoraConfig): void {
+  const path = file.file;
   const shapes = new Map<string, readonly number[]>();
   for (const { name, layer, rank } of layers) {
     const { inFeatures, outFeatures } = layer;

@@ -1,4 +1,5 @@
 export { CONFIG_FILE, loadAdapter, readAdapterConfig, type SaveOptions, saveAdapter, WEIGHTS_FILE } from "./adapter.ts";
+export { type BaseFingerprint, baseFingerprint, baseParameters, isSameBase } from "./base-fingerprint.ts";
 export {
   type AnswerSpan,
   type ChatMessage,
@@ -36,9 +37,13 @@ export {
   UnchangedError,
 } from "./errors.ts";
 export { type FileContent, saveFolder } from "./folder.ts";
+export { type LoraGgufOptions, writeLoraGguf } from "./formats/gguf.ts";
+export { PROMPT_KEY } from "./formats/gguf-file.ts";
+export { mlxFiles } from "./formats/mlx.ts";
 export { adapterKey, applyLora, Lora, type ParameterCount, type StartOptions, startLora } from "./lora.ts";
 export { LoraLinear, type LoraLinearParts } from "./lora-linear.ts";
 export {
+  baseMismatch,
   type ChatPrompt,
   chatPromptFormat,
   DEFAULT_END_TOKEN,

@@ -1,8 +1,11 @@
 import { join } from "node:path";
+import type { Module } from "@tslm/tensor";
 import { z } from "zod";
+import { baseFingerprint, baseFingerprintSchema, isSameBase } from "./base-fingerprint.ts";
 import { type ChatMessage, type ChatTokenizer, encodeChatPrompt } from "./chat.ts";
 import { AdapterError, LoraError } from "./errors.ts";
 import { checkJson, finishSave, readJson } from "./folder.ts";
+import { findGguf, PROMPT_KEY, readGgufPrompt } from "./formats/gguf-file.ts";
 
 export const PROMPT_FILE = "prompt.json";
 
@@ -14,6 +17,8 @@ const shared = {
   end_token: z.string().min(1),
   /** Name of the model that the adapter was trained on. */
   base_model: z.string(),
+  /** What tells that model from others; see `baseFingerprint`. */
+  base_fingerprint: baseFingerprintSchema.optional(),
 };
 
 const templatePromptSchema = z.object({
@@ -145,14 +150,35 @@ export function formatPrompt(prompt: PromptFormat): string {
 }
 
 /**
- * The `prompt.json` of an adapter's folder; undefined where there is none, as in a folder that PEFT wrote.
+ * The `prompt.json` of an adapter's folder, or what a GGUF file carries in its place; undefined where there is none, as in
+ * a folder that PEFT wrote.
  * @throws AdapterError when it is broken or of a newer format
  */
 export async function readPrompt(folder: string): Promise<PromptFormat | undefined> {
   await finishSave(folder);
   const path = join(folder, PROMPT_FILE);
-  const json = await readJson(path);
+  const json = (await readJson(path)) ?? (await promptInGguf(folder));
   if (json === undefined) return undefined;
   if (typeof json !== "object" || json === null) throw new AdapterError(path, "is not a JSON object");
   return checkJson(promptFormatSchema, json, path);
+}
+
+async function promptInGguf(path: string): Promise<unknown> {
+  const file = await findGguf(path);
+  const text = file === undefined ? undefined : await readGgufPrompt(file);
+  try {
+    return text === undefined ? undefined : JSON.parse(text);
+  } catch (cause) {
+    throw new AdapterError(path, `${PROMPT_KEY} is not JSON (${(cause as Error).message})`, { cause });
+  }
+}
+
+/**
+ * Why an adapter's answers may be wrong on this model: it was trained on another one. Undefined where it was trained on this
+ * one, or nothing says on which.
+ */
+export async function baseMismatch(prompt: PromptFormat | undefined, model: Module): Promise<string | undefined> {
+  const trained = prompt?.base_fingerprint;
+  if (trained === undefined || isSameBase(trained, await baseFingerprint(model))) return undefined;
+  return `was trained on other weights than these of the same shape (${prompt!.base_model}); its answers will be wrong: give the model it belongs to with --model`;
 }

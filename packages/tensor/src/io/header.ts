@@ -89,9 +89,10 @@ export function parseHeader(file: string, bytes: Uint8Array, fileLength: number)
   const start = 8 + bytes.byteLength;
   for (const [name, entry] of Object.entries(parsed)) {
     if (name !== "__metadata__") found.push([name, tensorInfo(file, name, entry, start, fileLength)]);
-    else if (!isRecord(entry)) fail(file, "__metadata__ is not an object");
+    // mlx writes null where there is none.
+    else if (entry !== null && !isRecord(entry)) fail(file, "__metadata__ is not an object");
     else {
-      for (const [key, value] of Object.entries(entry)) {
+      for (const [key, value] of Object.entries(entry ?? {})) {
         if (typeof value !== "string") fail(file, `__metadata__ ${JSON.stringify(key)} is not text`);
         metadata[key] = value;
       }

@@ -426,6 +426,14 @@ describe("broken and hostile files", () => {
   }
 });
 
+test("no metadata may be written as null, as mlx does", () => {
+  const file = parseSafetensors(
+    fileOf({ __metadata__: null, a: { dtype: "F32", shape: [1], data_offsets: [0, 4] } }, 4),
+  );
+  expect(file.names()).toEqual(["a"]);
+  expect(Object.keys(file.metadata)).toEqual([]);
+});
+
 test("what is written is read back, for any names, types and shapes", async () => {
   const one = fc.record({
     name: fc.string({ unit: "grapheme" }).filter((name) => name !== "__metadata__"),

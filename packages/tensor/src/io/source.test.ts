@@ -16,10 +16,10 @@ const source = (type: StoredType, made: { count: number } = { count: 0 }): Tenso
 
 test("tensors are made when their turn comes, encoded, and freed", async () => {
   const made = { count: 0 };
-  const before = memory().tensors;
+  const before = memory().storages;
   const bytes = await serializeGguf(new Map(STORED_TYPES.map((type) => [type, source(type, made)])));
   expect(made.count).toBe(STORED_TYPES.length);
-  expect(memory().tensors).toBe(before);
+  expect(memory().storages).toBe(before);
   const file = parseGguf(bytes);
   const exact = wave(384);
   const steps: Record<StoredType, number> = {
@@ -64,7 +64,7 @@ test("a large matrix is encoded in pieces, with the same bytes", async () => {
 
 test("what does not fit is refused", async () => {
   const narrow = { type: "q4_0", shape: [2, 33], read: () => tensor(wave(66), { shape: [2, 33] }) } as const;
-  expect(serializeGguf(new Map([["narrow", narrow]]))).rejects.toThrow(
+  expect(serializeGguf(new Map<string, TensorSource>([["narrow", narrow]]))).rejects.toThrow(
     "narrow of shape [2,33] has no rows of whole q4_0 blocks",
   );
   expect(serializeSafetensors(new Map([["blocks", source("q4_0")]]))).rejects.toThrow("blocks is q4_0");

@@ -26,7 +26,7 @@ const PIECE = 1 << 20;
 
 /** Can rows of this length be written so? Blocks need rows of whole blocks. */
 export function fitsBlocks(type: StoredType, shape: Shape): boolean {
-  return !isBlocks(type) || (shape.length > 0 && shape.at(-1)! % BLOCKS[type].elements === 0);
+  return type === "f16" || !isBlocks(type) || (shape.length > 0 && shape.at(-1)! % BLOCKS[type].elements === 0);
 }
 
 /** Bytes that a tensor takes in a file. */
