@@ -1,4 +1,4 @@
-import { closeSync, openSync, writeSync } from "node:fs";
+import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import type { EventSink, RunEvent } from "./events.ts";
 
@@ -15,7 +15,10 @@ export class JsonlLog implements EventSink {
   /** @throws the system's error when the file cannot be opened */
   constructor(folder: string) {
     this.path = join(folder, LOG_FILE);
-    this.#file = openSync(this.path, "a");
+    this.#file = openSync(this.path, "a+");
+    // A line that a kill cut off would spoil the next one.
+    const text = readFileSync(this.#file);
+    ftruncateSync(this.#file, text.lastIndexOf("\n") + 1);
   }
 
   write(event: RunEvent): void {
