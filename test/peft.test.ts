@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { applyLora, type LoraConfigInput, saveAdapter, train } from "../packages/lora/src/index.ts";
+import { type LoraConfigInput, saveAdapter, startLora, train } from "../packages/lora/src/index.ts";
 import { Qwen } from "../packages/qwen/src/index.ts";
 import { createDevice, type Device, Generator } from "../packages/tensor/src/index.ts";
 import { findPython, findWeights, titleOf } from "./support/golden.ts";
@@ -24,6 +24,19 @@ const configs: Record<string, LoraConfigInput> = {
     use_rslora: true,
     rank_pattern: { "layers.3.self_attn.k_proj": 2, down_proj: 1 },
     alpha_pattern: { o_proj: 16 },
+  },
+  DoRA: { r: 4, lora_alpha: 8, target_modules: ["q_proj", "v_proj", "down_proj"], use_dora: true },
+  "PiSSA, saved as a plain adapter": {
+    r: 4,
+    lora_alpha: 8,
+    target_modules: ["q_proj", "v_proj"],
+    init_lora_weights: "pissa",
+  },
+  "OLoRA, saved as a plain adapter": {
+    r: 4,
+    lora_alpha: 8,
+    target_modules: ["q_proj", "v_proj"],
+    init_lora_weights: "olora",
   },
 };
 
@@ -62,7 +75,7 @@ describe.skipIf(skip)(title, () => {
       const prompt = tokenizer.encode("免费空间有多大?");
       const tokens = tokenizer.encode("免费空间有多大?飞跃云提供 15GB 免费空间。<|im_end|>");
       const base = await qwen.score(prompt);
-      const lora = applyLora(model, config, new Generator(1));
+      const lora = await startLora(model, config, new Generator(1));
       try {
         const sequences = [{ tokens, targets: [...tokens.slice(1), -1] }];
         await train({ model, lora, sequences, options: { epochs: 3, lr: 2e-3 } });
