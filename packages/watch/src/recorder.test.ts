@@ -70,8 +70,10 @@ describe("a run's log", () => {
     recorder.samples(4, answers("lost"));
     recorder.end({ ...END, status: "interrupted" });
     await recorder.close();
-    const { recorder: second } = record(folder);
+    const seen: RunEvent[] = [];
+    const { recorder: second } = record(folder, [{ write: (event) => seen.push(event), close() {} }]);
     second.resume(2, recorder.events);
+    expect(seen.map(({ event }) => event)).toEqual([...recorder.events.map(({ event }) => event), "resume"]);
     for (let step = 3; step <= 6; step++) second.step(measures(step));
     await second.close();
 
@@ -143,6 +145,7 @@ describe("runs", () => {
       const { recorder } = record(makeRunFolder(runs, new Date(2026, 0, 1, 9, minute)));
       recorder.start(START);
       await recorder.close();
+      await Bun.sleep(2); // so that they begin at different times
     }
     makeRunFolder(runs);
     const broken = makeRunFolder(runs, new Date(2020, 0, 1));

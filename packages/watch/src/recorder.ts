@@ -74,6 +74,8 @@ export class RunRecorder {
   readonly folder: string | undefined;
   readonly events: RunEvent[] = [];
   readonly #sinks: EventSink[] = [];
+  /** Those of them that have no events of an earlier process. */
+  readonly #listeners: readonly EventSink[];
   readonly #onProblem: (problem: string) => void;
   readonly #smoothed = new Smoothed();
   readonly #begun = performance.now();
@@ -86,6 +88,7 @@ export class RunRecorder {
     if (folder !== undefined) {
       for (const make of [() => new JsonlLog(folder), () => new TensorBoardLog(folder)]) this.#try(make);
     }
+    this.#listeners = sinks;
     this.#sinks.push(...sinks);
   }
 
@@ -106,6 +109,7 @@ export class RunRecorder {
   /** The run goes on after a step that was saved. `earlier` is what the log says of it until then. */
   resume(step: number, earlier: readonly RunEvent[] = []): void {
     this.events.push(...earlier);
+    for (const event of earlier) this.#send(event, this.#listeners);
     for (const event of earlier) if (event.event === "step" && event.step <= step) this.#count(event);
     this.#emit({ event: "resume", time: now(), step, pid: process.pid, host: hostname() });
   }
@@ -166,7 +170,11 @@ export class RunRecorder {
 
   #emit(event: RunEvent): void {
     this.events.push(event);
-    for (const sink of [...this.#sinks]) {
+    this.#send(event, this.#sinks);
+  }
+
+  #send(event: RunEvent, sinks: readonly EventSink[]): void {
+    for (const sink of [...sinks]) {
       try {
         sink.write(event);
       } catch (error) {
