@@ -409,19 +409,23 @@ export function planGemm(target: Target, m: number, n: number, inner: number, th
   const byRows = tiles > panels && panels < 8 * threads;
   const items = byRows ? tiles : panels;
   // A chunk of rows packs all of B again, so it is larger.
-  const chunk = Math.max(byRows ? 8 : 1, threads === 1 ? items : evenChunk(items, threads));
+  const chunk = Math.max(1, threads === 1 ? items : evenChunk(items, threads, byRows ? 8 : 1));
   const panelsOfCall = Math.max(1, byRows ? panels : Math.min(chunk, panels));
   const blocks = Math.ceil(panelsOfCall / blockPanels(target));
   const blockColumns = Math.ceil(panelsOfCall / blocks) * panelColumns(target);
   return { tiles, packedBytes, byRows, items, chunk, blockColumns };
 }
 
-/** Items a call, so that threads of one speed end together: up to four calls each, which even out unequal speeds. */
-export function evenChunk(items: number, threads: number): number {
+/**
+ * Items a call, so that threads of one speed end together: up to four calls each, which even out unequal speeds. At least
+ * `least` where more than one call each would be smaller.
+ */
+export function evenChunk(items: number, threads: number, least = 1): number {
   let best = Math.ceil(items / threads);
   let longest = best;
   for (let calls = 2; calls <= 4; calls++) {
     const chunk = Math.ceil(items / (calls * threads));
+    if (chunk < least) break;
     const longer = Math.ceil(Math.ceil(items / chunk) / threads) * chunk;
     if (longer <= longest) [best, longest] = [chunk, longer];
   }
