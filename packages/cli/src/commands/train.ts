@@ -1,34 +1,67 @@
 import { stat } from "node:fs/promises";
 import { resolve } from "node:path";
-import { diagnose, readAdapterConfig, train as runTraining, saveAdapter, totalSteps, trainingRecord } from "@tslm/lora";
+import {
+  checkOutcome,
+  dataFingerprint,
+  diagnose,
+  modelFingerprint,
+  readAdapterConfig,
+  train as runTraining,
+  saveAdapter,
+  totalSteps,
+  trainingRecord,
+} from "@tslm/lora";
 import { CommandError } from "../errors.ts";
 import { locateModel, openModel } from "../model.ts";
 import { chooseSamples, RECIPES, repeatRows } from "../recipe.ts";
 import { peakMemory } from "../resources.ts";
 import type { Context } from "../run.ts";
 import { makeAdapter } from "../train/adapter.ts";
+import { RunCheckpoints, warnOfCheckpoints } from "../train/checkpoints.ts";
 import { prepare, readData } from "../train/data.ts";
 import { recordOf, settingsOf, type TrainCommandOptions, trainCommand } from "../train/options.ts";
 import { tell } from "../train/report.ts";
+import {
+  checkResumedRun,
+  decidingOptions,
+  type Remembered,
+  type ResumedRun,
+  rememberedOptions,
+  resumedRun,
+} from "../train/resume.ts";
 import { SampleQuestions } from "../train/samples.ts";
+import { divideData } from "../train/validation.ts";
 import { Watch } from "../train/watch.ts";
 import { promptFormatOf } from "../training-data.ts";
 
 /** `train`: from a CSV to an adapter, and the sample questions before and after. */
 export function train(context: Context) {
-  return trainCommand(context).action(async (options) => {
+  return trainCommand(context).action(async (given, command) => {
+    if (given.earlyStop !== undefined && given.resume === undefined && !given.validation && !given.validationSplit) {
+      command.error("error: option '--early-stop <n>' needs '--validation <file>' or '--validation-split <share>'");
+    }
+    const { options, resumed } = await resumedRun(context, command, given);
     context.kept = `No adapter was written; what ${options.out} held before is unchanged.`;
     await checkOut(options.out);
-    await Watch.follow(context, options, (watch) => fineTune(context, options, watch));
+    if (!resumed) await warnOfCheckpoints(context, options.out);
+    await Watch.follow(context, options, (watch) => fineTune(context, options, watch, resumed));
   });
 }
 
-async function fineTune(context: Context, options: TrainCommandOptions, watch: Watch): Promise<void> {
+async function fineTune(
+  context: Context,
+  options: TrainCommandOptions,
+  watch: Watch,
+  resumed: ResumedRun | undefined,
+): Promise<void> {
   const { terminal, signal } = context;
   const { out } = options;
   const examples = await readData(context, options.data);
   const samples = chooseSamples(examples, options.sample);
-  const rows = repeatRows(examples, options.repeat ?? [], samples[0], RECIPES[options.recipe].keyRepeat);
+  const { training, validation } = await divideData(context, examples, samples, options);
+  const [sample] = samples;
+  const key = { ...sample, row: training.indexOf(examples[sample.row ?? -1]) };
+  const rows = repeatRows(training, options.repeat ?? [], key, RECIPES[options.recipe].keyRepeat);
   // Before a gigabyte is loaded.
   if (options.initAdapter !== undefined) await readAdapterConfig(options.initAdapter);
 
@@ -39,34 +72,70 @@ async function fineTune(context: Context, options: TrainCommandOptions, watch: W
     const { model } = open.qwen;
     const prompt = promptFormatOf(examples, open.name);
     const { sequences, ...report } = prepare(context, open.qwen, rows, prompt, options);
+    const heldOut =
+      validation.length > 0
+        ? prepare(context, open.qwen, validation, prompt, options, "validation sequences").sequences
+        : undefined;
     const questions = new SampleQuestions(open.qwen, samples, prompt);
 
+    const runSettings = {
+      options: decidingOptions(options),
+      base_model: await modelFingerprint(model),
+      data: dataFingerprint(sequences),
+      validation: heldOut && dataFingerprint(heldOut),
+    };
+    if (resumed) checkResumedRun(context, resumed, runSettings, open.device.info);
     const lora = await makeAdapter(open.qwen, options);
     const { trainable, all } = lora.count();
     const settings = settingsOf(options);
     const record = {
       base_model: open.name,
-      data: { file: options.data, examples: examples.length, sequences: rows.length, tokens: report.tokens },
+      data: {
+        ...{ file: options.data, examples: examples.length, sequences: rows.length, tokens: report.tokens },
+        ...(heldOut && { validation: validation.length }),
+      },
       options: recordOf(options, settings, lora),
     };
-    watch.start({
+    const started = {
       model: { name: open.name, parameters: all, trainable },
       ...{ data: record.data, options: record.options, device: { name: device, isa, threads }, adapter: out },
       total_steps: totalSteps(sequences.length, settings),
-    });
-    const before = await questions.ask(lora, signal);
-    watch.samples(0, before);
+    };
+    if (resumed) await watch.resume(resumed.checkpoint.step, started, resumed.remembered.run);
+    else watch.start(started);
+    const before = resumed?.remembered.before ?? (await questions.ask(lora, signal));
+    if (!resumed) watch.samples(0, before);
     terminal.say(lora.summary());
-    const result = await runTraining({
-      ...{ model, lora, sequences, options: settings, signal },
-      onStep: (step, total) => watch.step(step, total, questions, lora),
+    const norms = await lora.norms();
+    const checkpoints = new RunCheckpoints(context, out, {
+      settings: runSettings,
+      extra: {
+        options: rememberedOptions(options),
+        ...{ before, device: { name: device, isa }, run: watch.folder && resolve(watch.folder) },
+      } satisfies Remembered,
+      adapter: { baseModel: open.name, prompt },
+      saveEvery: options.saveEvery,
+      resumed: resumed?.checkpoint,
+      onSaved: (folder, step) => watch.checkpoint(step, folder),
     });
+    watch.onSave = () => checkpoints.request();
+    const result = await runTraining({
+      ...{ model, lora, sequences, options: settings, signal, validation: heldOut, keeper: checkpoints },
+      resume: resumed?.checkpoint.state,
+      isLearned: options.stopWhenLearned ? () => questions.areAnswered(lora, signal) : undefined,
+      onStep: (step, total) => watch.step(step, total, questions, lora),
+    }).finally(() => checkpoints.end());
     watch.trained();
     signal.throwIfAborted();
+    await checkOutcome(lora, norms, result.step);
+    const { best, stopped } = result;
     await context.whole(async () => {
       const steps = result.steps.map(({ first_grad_norms: _, ...step }) => step);
-      await saveAdapter(out, lora, { baseModel: open.name, prompt, record: trainingRecord({ ...record, steps }) });
+      const outcome = { ...(best && { best }), ...(stopped && { stopped }), step: result.step };
+      const whole = trainingRecord({ ...record, steps, ...outcome });
+      await checkpoints.explaining(() => saveAdapter(out, lora, { baseModel: open.name, prompt, record: whole }));
       context.kept = `The adapter in ${out} is complete; only the answers after training are missing.`;
+      if (!options.saveEvery && stopped !== "asked") await checkpoints.remove();
     });
     const after = await questions.ask(lora, signal);
     watch.samples(result.steps.length, after);
@@ -78,7 +147,7 @@ async function fineTune(context: Context, options: TrainCommandOptions, watch: W
       samples: answers,
       settings: { recipe: options.recipe, lr: settings.lr, epochs: settings.epochs },
     });
-    const reportFile = await watch.end(result.stopped === "asked" ? "stopped" : "done", diagnosis);
+    const reportFile = await watch.end(stopped === "asked" ? "stopped" : "done", diagnosis);
 
     if (options.json) {
       terminal.json({
@@ -89,12 +158,16 @@ async function fineTune(context: Context, options: TrainCommandOptions, watch: W
         ...peakMemory(),
         device: { name: device, isa, threads },
         adapter: resolve(out),
+        adapter_step: result.step,
+        ...(best && { best }),
+        ...(stopped && { stopped }),
+        ...(resumed && { resumed_from: resumed.checkpoint.step }),
         run: watch.folder && resolve(watch.folder),
         samples: answers.map(({ before, after }, i) => ({ prompt: questions.prompts[i].text, before, after })),
         diagnosis,
       });
     } else {
-      tell(context, { out, result, samples: answers, diagnosis, reportFile });
+      tell(context, { out, result, total: started.total_steps, samples: answers, diagnosis, reportFile });
     }
   } finally {
     await open.dispose();

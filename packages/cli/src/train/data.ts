@@ -12,16 +12,22 @@ export const DEFAULT_DATA = "data/input/lora_train_data.csv";
 /** Where the default data goes on its way to training. */
 const CONVERTED_DATA = "data/output/train_data.json";
 
-/** Reads the training examples and says what they are. */
-export async function readData({ terminal, signal }: Context, file: string): Promise<TrainingExample[]> {
+/** Reads a file of examples; `format` is what it is called. */
+export async function readExamples(
+  { signal }: Context,
+  path: string,
+): Promise<{ examples: TrainingExample[]; format: string }> {
+  const opened = await openExamples(path, { signal });
   const examples: TrainingExample[] = [];
-  const read = async (path: string): Promise<string> => {
-    const opened = await openExamples(path, { signal });
-    for await (const { example } of opened.rows()) examples.push(example);
-    return FORMAT_NAMES[opened.format];
-  };
+  for await (const { example } of opened.rows()) examples.push(example);
+  return { examples, format: FORMAT_NAMES[opened.format] };
+}
+
+/** Reads the training examples and says what they are. */
+export async function readData(context: Context, file: string): Promise<TrainingExample[]> {
+  const { terminal, signal } = context;
   if (file !== DEFAULT_DATA) {
-    const format = await read(file);
+    const { examples, format } = await readExamples(context, file);
     terminal.say(
       `Data: ${examples.length} ${areConversations(examples) ? "conversations" : "rows"} of ${file} (${format})`,
     );
@@ -35,8 +41,7 @@ export async function readData({ terminal, signal }: Context, file: string): Pro
   const { rows, emptiedCount } = await convertCsv({ input: DEFAULT_DATA, output: CONVERTED_DATA, signal });
   if (emptiedCount > 0) terminal.warn(`${emptiedCount} rows have no output after cleaning`);
   terminal.say(`Data: ${rows} rows of ${file}, cleaned into ${CONVERTED_DATA}`);
-  await read(CONVERTED_DATA);
-  return examples;
+  return (await readExamples(context, CONVERTED_DATA)).examples;
 }
 
 /** Makes sequences of the rows and says what was cut or left out. */
@@ -46,6 +51,7 @@ export function prepare(
   rows: readonly TrainingExample[],
   prompt: PromptFormat,
   { loss, maxLength }: TrainCommandOptions,
+  what = "sequences",
 ): SequenceReport {
   const longest = Math.min(maxLength, config.maxPositionEmbeddings);
   if (longest < maxLength) terminal.warn(`sequences are cut at ${longest} tokens, for which this model has positions`);
@@ -61,7 +67,7 @@ export function prepare(
   if (truncated.length > 0) {
     const most = truncated.reduce((n, { length }) => Math.max(n, length), 0);
     terminal.warn(
-      `${truncated.length} of ${rows.length} sequences are longer than ${longest} tokens (up to ${most}) and were cut; raise --max-length to learn their ends`,
+      `${truncated.length} of ${rows.length} ${what} are longer than ${longest} tokens (up to ${most}) and were cut; raise --max-length to learn their ends`,
     );
   }
   if (dropped.length > 0) terminal.warn(`${dropped.length} of them were left out: the cut took their whole answer`);

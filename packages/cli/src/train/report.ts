@@ -8,6 +8,8 @@ import { shellWord } from "../terminal.ts";
 export interface Report {
   out: string;
   result: TrainResult;
+  /** Steps that the run would have without an early end. */
+  total: number;
   samples: readonly SampleAnswer[];
   diagnosis: Diagnosis;
   /** Undefined where none could be written. */
@@ -20,13 +22,34 @@ const HEADLINE = {
   collapse: "The model broke (collapse).",
 };
 
+const WHY_STOPPED = {
+  "early-stop": "the validation loss had not improved for the evaluations that --early-stop allows",
+  learned: "every sample question was answered",
+  asked: "it was asked to",
+};
+
+/** Why the run ended before its last step, and which step's weights were kept. */
+function describeEnd({ steps, best, stopped, step }: TrainResult, total: number): string[] {
+  const lines: string[] = [];
+  if (stopped !== undefined) lines.push(`Stopped after step ${steps.length} of ${total}: ${WHY_STOPPED[stopped]}.`);
+  if (best !== undefined) {
+    const last = steps.findLast(({ validation_loss }) => validation_loss !== undefined);
+    const kept = step === best.step ? "whose weights the adapter has" : `the adapter has the weights of step ${step}`;
+    lines.push(
+      `Validation loss ${last!.validation_loss!.toFixed(3)} at the end; lowest ${best.validation_loss.toFixed(3)} after step ${best.step}, ${kept}`,
+    );
+  }
+  return lines;
+}
+
 /** Tells people how it went, what it means and how to go on. */
-export function tell({ terminal }: Context, { out, result, samples, diagnosis, reportFile }: Report): void {
+export function tell({ terminal }: Context, { out, result, total, samples, diagnosis, reportFile }: Report): void {
   const { steps, tokens, seconds, tokens_per_second } = result;
   const [first, last] = [steps[0].loss, steps[steps.length - 1].loss];
   terminal.say(
     `Trained ${steps.length} steps, ${tokens} tokens in ${duration(seconds)} (${tokens_per_second.toFixed(0)} a second); loss ${first.toFixed(3)} → ${last.toFixed(3)}`,
   );
+  for (const line of describeEnd(result, total)) terminal.say(line);
   terminal.print(
     table(
       ["Question", "Before", "After"],

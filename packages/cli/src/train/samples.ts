@@ -1,4 +1,4 @@
-import type { Lora, PromptFormat } from "@tslm/lora";
+import { isAnswered, type Lora, type PromptFormat } from "@tslm/lora";
 import type { Qwen } from "@tslm/qwen";
 import type { Answer } from "@tslm/watch";
 import { questionOf, type Sample } from "../recipe.ts";
@@ -35,5 +35,11 @@ export class SampleQuestions {
     } finally {
       dropout.training = wasTraining;
     }
+  }
+
+  /** Is every question that the data answers answered with what the data says? */
+  async areAnswered(lora: Lora, signal: AbortSignal): Promise<boolean> {
+    const known = (await this.ask(lora, signal)).filter(({ expected }) => expected !== undefined);
+    return known.length > 0 && known.every(({ question, expected, answer }) => isAnswered(answer, expected!, question));
   }
 }

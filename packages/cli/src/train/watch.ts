@@ -7,6 +7,7 @@ import {
   RunRecorder,
   type RunStart,
   type RunStatus,
+  readEvents,
   writeReport,
 } from "@tslm/watch";
 import { explain, Interrupted } from "../errors.ts";
@@ -89,17 +90,31 @@ export class Watch {
 
   /** The run begins. */
   start(start: RunStart): void {
-    const { terminal } = this.#context;
-    const onProblem = (problem: string): void => terminal.warn(`the run is not written down any more: ${problem}`);
     let folder: string | undefined;
     try {
       folder = makeRunFolder(runsFolder(this.#options));
     } catch (error) {
-      onProblem((error as Error).message);
+      this.#notWritten((error as Error).message);
     }
-    this.#recorder = new RunRecorder({ folder, sinks: this.#page ? [this.#page] : [], onProblem });
+    this.#record(folder, start);
     this.#recorder.start(start);
-    this.#progress = new TrainingProgress(terminal, Number(start.options.epochs));
+  }
+
+  /** A run goes on after a step. It is written down where it was before; where that is not there any more, as a new one. */
+  async resume(step: number, start: RunStart, folder: string | undefined): Promise<void> {
+    const earlier = folder === undefined ? [] : await readEvents(folder).catch(() => []);
+    if (earlier.length === 0) return this.start(start);
+    this.#record(folder, start);
+    this.#recorder.resume(step, earlier);
+  }
+
+  #record(folder: string | undefined, { options }: RunStart): void {
+    const onProblem = (problem: string): void => this.#notWritten(problem);
+    this.#recorder = new RunRecorder({ folder, sinks: this.#page ? [this.#page] : [], onProblem });
+    this.#progress = new TrainingProgress(this.#context.terminal, Number(options.epochs));
+  }
+  #notWritten(problem: string): void {
+    this.#context.terminal.warn(`the run is not written down any more: ${problem}`);
   }
 
   /** What the sample questions are answered; step 0: before training. */

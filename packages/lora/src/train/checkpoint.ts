@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { readdir, writeFile } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
+import { basename, dirname, join, relative, resolve } from "node:path";
 import { openSafetensors, type SafetensorsFile, TensorError, writeSafetensors } from "@tslm/tensor";
 import { z } from "zod";
 import { adapterFiles, type SaveOptions } from "../adapter.ts";
@@ -204,10 +204,12 @@ async function candidates(path: string): Promise<string[]> {
   return [...(await inside(join(path, CHECKPOINTS_FOLDER))), ...(await inside(path))];
 }
 
-/** The adapter's folder that a checkpoint lies in. */
+/** The adapter's folder that a checkpoint lies in, from the current folder. */
 export function adapterFolderOf({ folder }: Checkpoint): string {
-  const parent = dirname(resolve(folder));
-  return basename(parent) === CHECKPOINTS_FOLDER ? dirname(parent) : parent;
+  const parent = resolve(folder, "..");
+  const path = basename(parent) === CHECKPOINTS_FOLDER ? dirname(parent) : parent;
+  const fromHere = relative("", path);
+  return fromHere.startsWith("..") ? path : fromHere || ".";
 }
 
 /** @throws AdapterError or TensorError when it is not whole */
