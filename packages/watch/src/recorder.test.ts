@@ -71,11 +71,17 @@ describe("a run's log", () => {
     recorder.end({ ...END, status: "interrupted" });
     await recorder.close();
     const seen: RunEvent[] = [];
+    appendFileSync(join(folder, LOG_FILE), '{"event":"step","ti');
     const { recorder: second } = record(folder, [{ write: (event) => seen.push(event), close() {} }]);
     second.resume(2, recorder.events);
     expect(seen.map(({ event }) => event)).toEqual([...recorder.events.map(({ event }) => event), "resume"]);
-    for (let step = 3; step <= 6; step++) second.step(measures(step));
+    second.step(measures(3));
     await second.close();
+    // Twice: step 3 is done again.
+    const { recorder: third } = record(folder);
+    third.resume(2, second.events);
+    for (let step = 3; step <= 6; step++) third.step(measures(step));
+    await third.close();
 
     const run = await readRun(folder);
     expect(run.steps.map(({ step }) => step)).toEqual([1, 2, 3, 4, 5, 6]);

@@ -11,6 +11,7 @@ import {
   type StartEvent,
   type StepEvent,
 } from "./events.ts";
+import { settledEvents } from "./history.ts";
 import { JsonlLog } from "./jsonl.ts";
 import { Smoothed } from "./smoothed.ts";
 import { TensorBoardLog } from "./tensorboard/log.ts";
@@ -81,6 +82,7 @@ export class RunRecorder {
   readonly #begun = performance.now();
   #tokens = 0;
   #seconds = 0;
+  #secondsBefore = 0;
 
   constructor({ folder, sinks = [], onProblem = () => {} }: RecorderOptions) {
     this.folder = folder;
@@ -110,8 +112,10 @@ export class RunRecorder {
   resume(step: number, earlier: readonly RunEvent[] = []): void {
     this.events.push(...earlier);
     for (const event of earlier) this.#send(event, this.#listeners);
-    for (const event of earlier) if (event.event === "step" && event.step <= step) this.#count(event);
-    this.#emit({ event: "resume", time: now(), step, pid: process.pid, host: hostname() });
+    this.#secondsBefore = activeSeconds(earlier);
+    const resumed: RunEvent = { event: "resume", time: now(), step, pid: process.pid, host: hostname() };
+    for (const event of settledEvents([...earlier, resumed])) if (event.event === "step") this.#count(event);
+    this.#emit(resumed);
   }
 
   /** A step that is done. */
@@ -146,7 +150,8 @@ export class RunRecorder {
 
   /** The last event. */
   end(end: Omit<EndEvent, "event" | "time" | "seconds">): void {
-    this.#emit({ event: "end", time: now(), seconds: (performance.now() - this.#begun) / 1000, ...end });
+    const seconds = this.#secondsBefore + (performance.now() - this.#begun) / 1000;
+    this.#emit({ event: "end", time: now(), seconds, ...end });
   }
 
   /** Closes the files and lets go of the listeners. */
@@ -178,11 +183,23 @@ export class RunRecorder {
       try {
         sink.write(event);
       } catch (error) {
-        this.#sinks.splice(this.#sinks.indexOf(sink), 1);
+        const place = this.#sinks.indexOf(sink);
+        if (place >= 0) this.#sinks.splice(place, 1);
         this.#onProblem((error as Error).message);
       }
     }
   }
+}
+
+/** Seconds in which a process worked on the run, without the pauses before it was resumed. */
+function activeSeconds(events: readonly RunEvent[]): number {
+  let [sum, from] = [0, Number.NaN];
+  events.forEach((event, i) => {
+    if (event.event === "start" || event.event === "resume") from = Date.parse(event.time);
+    const next = events[i + 1];
+    if (next === undefined || next.event === "resume") sum += (Date.parse(event.time) - from) / 1000;
+  });
+  return sum;
 }
 
 function now(): string {
