@@ -208,6 +208,10 @@ export interface Device {
   lowRank(args: LowRankArgs, out: View): void;
   /** Its gradients, the dropped input drawn again. */
   lowRankBackward(args: LowRankArgs, gradients: LowRankGradients): void;
+  /** out = gate·σ(gate)·up, all of one shape. */
+  swiglu(gate: View, up: View, out: View): void;
+  /** Gradients of swiglu (overwritten). gradGate may be exactly gate, and gradUp up. */
+  swigluBackward(grad: View, gate: View, up: View, gradGate: View, gradUp: View): void;
   /** Rounds x, f32 or bf16, to out's blocks (`q8_0` or `q4_1`, contiguous): see `quantized/encode.ts`. */
   quantize(x: View, out: View): void;
   /** out[i] = table[index[i]]: table [size, features] of any dtype, index i32 [n], out [n, features]. */

@@ -134,8 +134,6 @@ export const elementwiseOps = {
   relu: elementwise("relu", 1, ([x]) => reluExpr(x)),
   /** The exact form, x·Φ(x) (Hendrycks & Gimpel, 2016). */
   gelu: elementwise("gelu", 1, ([x]) => x.mul(x.mul(Math.SQRT1_2).erf().add(1)).mul(0.5)),
-  /** silu(gate)·up, the activation of a Qwen2 block (Shazeer, 2020). */
-  swiglu: elementwise("swiglu", 2, ([gate, up]) => gate.mul(sigmoidExpr(gate)).mul(up)),
 } as const;
 
 const o = elementwiseOps;
@@ -188,5 +186,3 @@ export const sigmoid = unary(o.sigmoid);
 export const silu = unary(o.silu);
 export const relu = unary(o.relu);
 export const gelu = unary(o.gelu);
-/** silu(gate)·up, broadcasting; in one pass, forward and backward. */
-export const swiglu = (gate: Tensor, up: Tensor): Tensor => apply(o.swiglu, [gate, up], none);

@@ -183,7 +183,6 @@ const CASES: Cases = {
   silu: unary(),
   relu: unary("nonzero"),
   gelu: unary(),
-  swiglu: binary(),
   sum: reduction("real", true),
   amax: reduction("distinct", false),
   amin: reduction("distinct", false),
@@ -343,6 +342,15 @@ const CASES: Cases = {
     ),
     ...reals(() => ({ bias: true, addend: true }), [[2, 3], [4, 3], [4], [2, 4]]),
   ],
+  swiglu: reals(
+    nothing,
+    [
+      [2, 3],
+      [2, 3],
+    ],
+    [[0], [0]],
+    [[], []],
+  ),
   loraLinear: [
     ...reals(
       () => ({ scaling: 0.7, dropout: undefined, bias: false, addend: false }),

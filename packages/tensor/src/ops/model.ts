@@ -89,6 +89,31 @@ export const modelOps = {
     },
   }),
 
+  swiglu: defineOp<undefined>({
+    name: "swiglu",
+    infer([gate, up]) {
+      checkFloat("swiglu", gate);
+      if (!sameShape(gate.shape, up.shape)) {
+        throw new ShapeError("swiglu", `gate ${show(gate.shape)} and up ${show(up.shape)} must have one shape`);
+      }
+      if (up.dtype !== gate.dtype)
+        throw new DTypeError("swiglu", `gate and up must be of one type, not ${gate.dtype} and ${up.dtype}`);
+      return { shape: gate.shape, dtype: gate.dtype };
+    },
+    forward(context, [gate, up]) {
+      const out = context.output();
+      context.device.swiglu(gate, up, out);
+      context.save(gate, up);
+      return out;
+    },
+    backward(context, grad) {
+      const [gate, up] = context.saved;
+      const [gradGate, gradUp] = [context.reuse(gate), context.reuse(up)];
+      context.device.swigluBackward(grad, gate, up, gradGate, gradUp);
+      return [gradGate, gradUp].map((g, i) => (context.needs[i] ? g : undefined));
+    },
+  }),
+
   attention: defineOp<AttentionOptions>({
     name: "attention",
     infer([q, k, v], { segments }) {
@@ -215,6 +240,11 @@ export function rope(x: Tensor, positions: Tensor, frequencies: Tensor): Tensor 
 
 function rotate(x: Tensor, positions: Tensor, frequencies: Tensor, inverse: boolean): Tensor {
   return apply(modelOps.rope, [x], { positions, frequencies, inverse });
+}
+
+/** silu(gate)·up, the activation of a Qwen2 block (Shazeer, 2020). Shapes: gate, up and result alike. */
+export function swiglu(gate: Tensor, up: Tensor): Tensor {
+  return apply(modelOps.swiglu, [gate, up], undefined);
 }
 
 /**

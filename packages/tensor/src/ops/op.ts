@@ -4,7 +4,7 @@ import { commonDevice } from "../devices/registry.ts";
 import { type DType, isBlocks } from "../dtype.ts";
 import { DTypeError, TensorError } from "../errors.ts";
 import { scope } from "../memory.ts";
-import { type Shape, show } from "../shape.ts";
+import { isContiguous, type Shape, show } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 
 /** Shape and element type of a result. */
@@ -55,6 +55,14 @@ export class Context {
     const before = this.collected(input);
     const { shape, dtype } = this.inputs[input];
     return before ? { out: before, accumulate: true } : { out: this.empty(shape, dtype), accumulate: false };
+  }
+  /**
+   * Memory for a gradient in the shape of a tensor that was saved and is not needed after it: the tensor's own where
+   * nobody else holds it.
+   */
+  reuse(saved: Tensor): Tensor {
+    const { storage, shape, strides, dtype } = saved;
+    return !storage.shared && isContiguous(shape, strides) ? saved : this.empty(shape, dtype);
   }
   /** Memory for something else of the op's. */
   empty(shape: Shape, dtype: DType): Tensor {

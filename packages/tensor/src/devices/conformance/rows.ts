@@ -218,4 +218,45 @@ export const rowTests: readonly DeviceTest[] = [
       }
     },
   },
+  {
+    name: "swiglu and its gradients: values of every size",
+    async run({ device }) {
+      const random = numbers(49);
+      const special = [
+        0,
+        -0,
+        20,
+        -20,
+        88,
+        -87,
+        100,
+        -100,
+        Number.POSITIVE_INFINITY,
+        Number.NEGATIVE_INFINITY,
+        Number.NaN,
+      ];
+      for (const shape of [[1], [3, 5], [0, 4], [11], [7, 33], [2, 3, 18], [5, 4099]]) {
+        for (const layout of ["dense", "padded", "transposed"] as Layout[]) {
+          const given = {
+            gate: operand("f32", shape, (i) => (shape[0] === 11 ? special[i]! : 16 * random() - 8), layout),
+            up: operand("f32", shape, () => 4 * random() - 2, layout),
+            grad: operand("f32", shape, () => 4 * random() - 2, layout),
+          };
+          const near = { rel: 2e-6, abs: 4e-7 };
+          const out = result("f32", shape, near, layout);
+          await agree(device, given, { out }, (d, v) => d.swiglu(v.gate, v.up, v.out));
+          const gradients = {
+            gradGate: result("f32", shape, near, layout),
+            gradUp: result("f32", shape, near, layout),
+          };
+          await agree(device, given, gradients, (d, v) => d.swigluBackward(v.grad, v.gate, v.up, v.gradGate, v.gradUp));
+          await agree(device, given, gradients, (d, v) => {
+            d.elementwise(IDENTITY, [], [v.gate], v.gradGate);
+            d.elementwise(IDENTITY, [], [v.up], v.gradUp);
+            d.swigluBackward(v.grad, v.gradGate, v.gradUp, v.gradGate, v.gradUp);
+          });
+        }
+      }
+    },
+  },
 ];

@@ -25,6 +25,7 @@ import { matmul } from "./matmul.ts";
 import { adamW, dropout, RopeTables, rmsNorm, rmsNormBackward, rope } from "./model.ts";
 import { quantize } from "./quantized.ts";
 import { argmax, gatherRows, scatterRows } from "./rows.ts";
+import { swiglu, swigluBackward } from "./swiglu.ts";
 
 /** How the compiled device is set up. */
 export interface CpuDeviceOptions {
@@ -122,6 +123,14 @@ export class CpuDevice extends HostDevice {
   }
   override lowRankBackward(args: LowRankArgs, gradients: LowRankGradients): void {
     if (!lowRankBackward(this.#cpu, args, gradients)) super.lowRankBackward(args, gradients);
+  }
+  override swiglu(gate: View, up: View, out: View): void {
+    if (!swiglu(this.#cpu, gate, up, out)) super.swiglu(gate, up, out);
+  }
+  override swigluBackward(grad: View, gate: View, up: View, gradGate: View, gradUp: View): void {
+    if (!swigluBackward(this.#cpu, grad, gate, up, gradGate, gradUp)) {
+      super.swigluBackward(grad, gate, up, gradGate, gradUp);
+    }
   }
   override quantize(x: View, out: View): void {
     if (!quantize(this.#cpu, x, out)) super.quantize(x, out);

@@ -80,6 +80,12 @@ export const COSTS: Costs = {
     bytes: bytes(x, a, b, low, grad, gradX, gradX, gradA, gradB),
     detail: `${dims(...x.shape)} · ${dims(...[...a.shape].reverse())} · ${dims(...[...b.shape].reverse())}`,
   }),
+  swiglu: (gate, up, out) => ({ flops: 5 * size(out), bytes: bytes(gate, up, out), detail: `[${shapeOf(out)}]` }),
+  swigluBackward: (grad, gate, up, gradGate, gradUp) => ({
+    flops: 9 * size(grad),
+    bytes: bytes(grad, gate, up, gradGate, gradUp),
+    detail: `[${shapeOf(grad)}]`,
+  }),
   quantize: (x, out) => ({ flops: 0, bytes: bytes(x, out), detail: `[${shapeOf(out)}]` }),
   gatherRows: (_table, index, out) => ({ flops: 0, bytes: bytes(index) + 2 * bytes(out), detail: `[${shapeOf(out)}]` }),
   scatterRows: (src, index, _out, mode) => ({

@@ -27,18 +27,15 @@ test("arithmetic and bytes of a call, by what its shapes say", () => {
     profile.take();
     a.matmul(b);
     swiglu(b, b);
+    b.silu();
     b.sum();
     a.add(tensor([[1]], { device }));
   });
   const costs = profile.take().map(({ primitive, detail, flops, bytes }) => ({ primitive, detail, flops, bytes }));
   expect(costs).toEqual([
     { primitive: "matmul", detail: "1×3 · 3×2 f32", flops: 12, bytes: 4 * (3 + 6 + 2) },
-    {
-      primitive: "elementwise",
-      detail: "(x0 * (1 / (exp(neg(x0)) + 1))) * x1 [3×2]",
-      flops: 6 * 6,
-      bytes: 4 * 18,
-    },
+    { primitive: "swiglu", detail: "[3×2]", flops: 5 * 6, bytes: 4 * 18 },
+    { primitive: "elementwise", detail: "x0 * (1 / (exp(neg(x0)) + 1)) [3×2]", flops: 5 * 6, bytes: 4 * 12 },
     { primitive: "reduce", detail: "sum of x0 [3×2]", flops: 6, bytes: 4 * 7 },
     { primitive: "write", detail: "", flops: 0, bytes: 4 },
     { primitive: "elementwise", detail: "x0 + x1 [1×3]", flops: 3, bytes: 4 * 7 },

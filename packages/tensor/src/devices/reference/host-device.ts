@@ -82,6 +82,12 @@ export abstract class HostDevice implements Device {
   lowRankBackward(args: LowRankArgs, gradients: LowRankGradients): void {
     modelLoops.lowRankBackward(this.#host, args, gradients);
   }
+  swiglu(gate: View, up: View, out: View): void {
+    modelLoops.swiglu(this.#host, gate, up, out);
+  }
+  swigluBackward(grad: View, gate: View, up: View, gradGate: View, gradUp: View): void {
+    modelLoops.swigluBackward(this.#host, grad, gate, up, gradGate, gradUp);
+  }
   quantize(x: View, out: View): void {
     loops.quantize(this.#host, x, out);
   }

@@ -59,6 +59,31 @@ export function rmsNormBackward(
   if (gradWeight) store(host, gradWeight, dw);
 }
 
+const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
+
+/** The definition of `Device.swiglu` (Shazeer, 2020). */
+export function swiglu(host: HostArray, gate: View, up: View, out: View): void {
+  const [x, u] = [gate, up].map((view) => load(host, view));
+  store(
+    host,
+    out,
+    x.map((value, i) => value * sigmoid(value) * u[i]),
+  );
+}
+
+/** dgate = g·up·σ·(1 + gate·(1 − σ)), dup = g·gate·σ. */
+export function swigluBackward(host: HostArray, grad: View, gate: View, up: View, gradGate: View, gradUp: View): void {
+  const [g, x, u] = [grad, gate, up].map((view) => load(host, view));
+  for (let i = 0; i < g.length; i++) {
+    const s = sigmoid(x[i]);
+    const toUp = g[i] * x[i] * s;
+    x[i] = g[i] * u[i] * s * (1 + x[i] * (1 - s));
+    u[i] = toUp;
+  }
+  store(host, gradGate, x);
+  store(host, gradUp, u);
+}
+
 /** The definition of `Device.lowRank` (Hu et al., 2021). */
 export function lowRank(host: HostArray, args: LowRankArgs, out: View): void {
   const { x, a, b, scaling, dropout } = args;

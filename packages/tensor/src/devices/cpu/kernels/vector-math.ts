@@ -27,6 +27,19 @@ export function exp(k: Builder, x: VF): VF {
   return fraction.mul(powerOf2(half)).mul(powerOf2(whole.sub(half)));
 }
 
+/**
+ * 1/(1 + e⁻ˣ) within 2 ulp down to x = −87; below, where it is less than 2⁻¹²⁵, within that; 0 below −88.73, NaN for NaN.
+ */
+export function sigmoid(k: Builder, x: VF): VF {
+  // As exp, but e⁻ˣ ends at 2⁻¹²⁶ below and at infinity from 2¹²⁷·√2 on, so one power of 2 suffices.
+  const bounded = k.vector(89).min(k.vector(-87).max(x.neg()));
+  const n = bounded.mul(Math.LOG2E).round();
+  const r = n.fnma(-2.1219444e-4, n.fnma(0.693359375, bounded));
+  const fraction = polynomial(k, r, EXP).fma(r.mul(r), r).add(1);
+  const power = n.toInt().add(127).shl(23).float();
+  return k.vector(1).div(fraction.fma(power, 1));
+}
+
 const LOG = [
   7.0376836292e-2, -1.151461031e-1, 1.167699874e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
   2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
