@@ -43,6 +43,8 @@ export function real(test: (x: number) => boolean, want: string) {
 }
 
 export const positive = real((x) => x > 0, "a number above 0");
+export const notNegative = real((x) => x >= 0, "a number of at least 0");
+export const share = real((x) => x >= 0 && x <= 1, "a number from 0 to 1");
 export const fraction = real((x) => x >= 0 && x < 1, "a number from 0 to below 1");
 export const notEmpty = z.string().refine((text) => text.trim() !== "", "a text that is not empty");
 
@@ -54,6 +56,16 @@ export const repetition = z.string().transform((value, context) => {
   context.addIssue({ code: "custom", message: "TEXT=N with a whole number N from 1 to 1000, such as '15GB=4'" });
   return z.NEVER;
 });
+
+/** `--grad-accum` for gradAccum. */
+export function flagOf(option: string): string {
+  return `--${option.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
+/** Values by the names of their options on the command line: `grad-accum`. */
+export function namedByFlag(values: object): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [flagOf(name).slice(2), value]));
+}
 
 /** For options that may be given several times. */
 export function gathered<T>(parse: (value: string) => T): (value: string, before: T[] | undefined) => T[] {

@@ -85,7 +85,7 @@ async function fineTune(
       validation: heldOut && dataFingerprint(heldOut),
     };
     if (resumed) checkResumedRun(context, resumed, runSettings, open.device.info);
-    const lora = await makeAdapter(open.qwen, options);
+    const lora = await makeAdapter(context, open.qwen, options);
     const { trainable, all } = lora.count();
     const settings = settingsOf(options);
     const record = {

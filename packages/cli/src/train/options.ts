@@ -7,25 +7,22 @@ import {
   gathered,
   integer,
   modelCommand,
+  namedByFlag,
   notEmpty,
+  notNegative,
   option,
   positive,
   real,
   repetition,
+  share,
 } from "../options.ts";
 import { RECIPE_NAMES, RECIPES, type RecipeName, type Repetition } from "../recipe.ts";
 import type { Context } from "../run.ts";
 import { DEFAULT_DATA } from "./data.ts";
+import { objectiveOf, objectiveOptions } from "./objective-options.ts";
+import { VARIANT_KEYS, variantOptions, variantRecord } from "./variant-options.ts";
 
-const share = real((x) => x >= 0 && x <= 1, "a number from 0 to 1");
 const openShare = real((x) => x > 0 && x < 1, "a number above 0 and below 1");
-const notNegative = real((x) => x >= 0, "a number of at least 0");
-const layerNames = notEmpty.transform((text, context) => {
-  const names = text.split(",").map((name) => name.trim());
-  if (names.every((name) => /^[\w.]+$/.test(name))) return names;
-  context.addIssue({ code: "custom", message: "all, or names of layers with commas between, such as q_proj,v_proj" });
-  return [];
-});
 
 function describeDefault(key: "rank" | "alpha" | "epochs" | "lr"): string {
   const [usual, tuned] = [RECIPES.default[key], RECIPES.tuned[key]];
@@ -34,7 +31,7 @@ function describeDefault(key: "rank" | "alpha" | "epochs" | "lr"): string {
 
 /** The command `train` with its options. */
 export function trainCommand(context: Context) {
-  return modelCommand(
+  const command = modelCommand(
     context,
     "train",
     "Fine-tune a model with LoRA: from a CSV to an adapter, and what it answers then.",
@@ -49,7 +46,8 @@ export function trainCommand(context: Context) {
       ["bun run train --resume", "go on with a run that was interrupted"],
       ["bun run train --init-adapter model/lora_adapter --out model/more", "go on from an adapter"],
     ],
-  )
+  );
+  const all = command
     .addOption(
       option(
         "--data <file>",
@@ -68,9 +66,6 @@ export function trainCommand(context: Context) {
       option("--alpha <x>", `the adapter's change is scaled by alpha/rank (${describeDefault("alpha")})`, positive),
     )
     .addOption(option("--dropout <p>", "dropout in front of the adapter (default: 0.1)", fraction))
-    .addOption(
-      option("--targets <names>", "layers to adapt, or all for every linear one (default: q_proj,v_proj)", layerNames),
-    )
     .addOption(option("--epochs <n>", `times every row is seen (${describeDefault("epochs")})`, integer(1, 100_000)))
     .addOption(option("--lr <rate>", `highest learning rate (${describeDefault("lr")})`, positive))
     .addOption(option("--batch <n>", "sequences in a batch", integer(1, 65_536)).default(1))
@@ -133,7 +128,7 @@ export function trainCommand(context: Context) {
         "--init-adapter <dir>",
         "start from this adapter, with its rank, alpha, dropout and layers",
         notEmpty,
-      ).conflicts(["rank", "alpha", "dropout", "targets"]),
+      ).conflicts(["rank", "alpha", "dropout", ...VARIANT_KEYS]),
     )
     .addOption(
       option("--validation <file>", "held-out data, whose loss is told and decides which step is kept", notEmpty),
@@ -160,6 +155,7 @@ export function trainCommand(context: Context) {
       "go on with an interrupted run, from the newest checkpoint in --out, or in DIR; its settings hold",
     )
     .option("--no-shuffle", "take the rows in file order in every epoch");
+  return objectiveOptions(variantOptions(all));
 }
 
 /** The values of the options. */
@@ -170,7 +166,10 @@ export function settingsOf(options: TrainCommandOptions) {
   const { batch, gradAccum, scheduler, warmup, weightDecay, clip, shuffle, seed, evalEvery, earlyStop } = options;
   const recipe = RECIPES[options.recipe];
   const [epochs, lr] = [options.epochs ?? recipe.epochs, options.lr ?? recipe.lr];
-  return { epochs, lr, batch, gradAccum, scheduler, warmup, weightDecay, clip, shuffle, seed, evalEvery, earlyStop };
+  return {
+    ...{ epochs, lr, batch, gradAccum, scheduler, warmup, weightDecay, clip, shuffle, seed, evalEvery, earlyStop },
+    ...objectiveOf(options),
+  };
 }
 
 /** What was run, by the names of the command line, for `training.json`. */
@@ -179,14 +178,17 @@ export function recordOf(
   settings: ReturnType<typeof settingsOf>,
   { config }: Lora,
 ): Record<string, unknown> {
-  const { gradAccum, weightDecay, evalEvery, earlyStop, ...same } = settings;
+  const { epochs, lr, batch, gradAccum, scheduler, warmup, weightDecay, clip, shuffle, seed } = settings;
+  const { evalEvery, earlyStop } = settings;
   return {
     recipe: options.recipe satisfies RecipeName,
     rank: config.r,
     alpha: config.lora_alpha,
     dropout: config.lora_dropout,
     targets: config.target_modules,
-    ...same,
+    ...variantRecord(options),
+    ...{ epochs, lr, batch, scheduler, warmup, clip, shuffle, seed },
+    ...namedByFlag(objectiveOf(options)),
     "grad-accum": gradAccum,
     "weight-decay": weightDecay,
     "max-length": options.maxLength,

@@ -2,6 +2,7 @@ import type { Command } from "@commander-js/extra-typings";
 import { adapterFolderOf, type Checkpoint, checkResumable, findCheckpoint, type RunSettings } from "@tslm/lora";
 import { z } from "zod";
 import { CommandError } from "../errors.ts";
+import { flagOf } from "../options.ts";
 import type { Context } from "../run.ts";
 import { settingsOf, type TrainCommandOptions } from "./options.ts";
 
@@ -87,9 +88,4 @@ export function rememberedOptions(options: TrainCommandOptions): Record<string, 
 export function decidingOptions(options: TrainCommandOptions): RunSettings["options"] {
   const all = Object.entries({ ...options, ...settingsOf(options) });
   return Object.fromEntries(all.filter(([name]) => !has([...OF_THE_CALL, ...MAY_DIFFER], name)));
-}
-
-/** `--grad-accum` for gradAccum. */
-export function flagOf(option: string): string {
-  return `--${option.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 }
