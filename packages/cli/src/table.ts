@@ -17,6 +17,20 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
   return made.toString();
 }
 
+const NO_BORDERS = Object.fromEntries(
+  ["top", "bottom", "mid"]
+    .flatMap((edge) => [edge, `${edge}-mid`, ...(edge === "mid" ? [] : [`${edge}-left`, `${edge}-right`])])
+    .concat("left", "left-mid", "mid-mid", "right", "right-mid", "middle")
+    .map((name) => [name, ""]),
+);
+
+/** Rows of short texts below each other, without lines around them; nothing is wrapped. */
+export function columns(rows: readonly (readonly string[])[]): string {
+  const made = new Table({ chars: NO_BORDERS, style: { head: [], border: [], "padding-left": 0, "padding-right": 2 } });
+  for (const row of rows) made.push(row.map((cell) => printable(cell)));
+  return made.toString().replaceAll(/ +$/gm, "");
+}
+
 /** Breaks text into lines of at most `room` columns. */
 function wrap(text: string, room: number): string {
   const lines: string[] = [];
