@@ -220,7 +220,7 @@ export interface Device {
   scatterRows(src: View, index: View, out: View, mode: "set" | "add"): void;
   /** out = x · rsqrt(mean(x²) + eps) · weight over the last dimension; `rstd` [rows] receives the rsqrt. */
   rmsNorm(x: View, weight: View, eps: number, out: View, rstd: View): void;
-  /** Gradients of rmsNorm to x and, when given, to weight (overwritten). */
+  /** Gradients of rmsNorm to x (overwritten, or with `accumulate` added to) and to weight (overwritten), when given. */
   rmsNormBackward(
     grad: View,
     x: View,
@@ -228,6 +228,7 @@ export interface Device {
     rstd: View,
     gradX: View | undefined,
     gradWeight: View | undefined,
+    accumulate?: boolean,
   ): void;
   /**
    * Rotary position embedding in halves (`rotate_half` of transformers): x and out [rows, heads, size], positions i32

@@ -54,11 +54,11 @@ export const modelOps = {
     },
     backward(context, grad) {
       const [x, weight, rstd] = context.saved;
-      const [gradX, gradWeight] = context.inputs.map(({ shape, dtype }, i) =>
-        context.needs[i] ? context.empty(shape, dtype) : undefined,
-      );
-      context.device.rmsNormBackward(grad, x, weight, rstd, gradX, gradWeight);
-      return [gradX, gradWeight];
+      const [needX, needWeight] = context.needs;
+      const toX = needX ? context.gradientTo(0) : undefined;
+      const gradWeight = needWeight ? context.empty(weight.shape, weight.dtype) : undefined;
+      context.device.rmsNormBackward(grad, x, weight, rstd, toX?.out, gradWeight, toX?.accumulate);
+      return [toX?.out, gradWeight];
     },
   }),
 

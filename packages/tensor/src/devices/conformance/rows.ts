@@ -185,7 +185,7 @@ export const rowTests: readonly DeviceTest[] = [
     },
   },
   {
-    name: "rmsNormBackward: to the input, to the weight, or both",
+    name: "rmsNormBackward: to the input, written or added, to the weight, or both",
     async run({ device }) {
       const random = numbers(46);
       for (const [shape, layout] of [
@@ -211,6 +211,9 @@ export const rowTests: readonly DeviceTest[] = [
         );
         await agree(device, given, { gradX }, (d, v) =>
           d.rmsNormBackward(v.grad, v.x, v.weight, v.rstd, v.gradX, undefined),
+        );
+        await agree(device, given, { gradX, gradWeight }, (d, v) =>
+          d.rmsNormBackward(v.grad, v.x, v.weight, v.rstd, v.gradX, v.gradWeight, true),
         );
         await agree(device, given, { gradWeight }, (d, v) =>
           d.rmsNormBackward(v.grad, v.x, v.weight, v.rstd, undefined, v.gradWeight),

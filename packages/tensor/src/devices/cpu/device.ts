@@ -151,9 +151,10 @@ export class CpuDevice extends HostDevice {
     rstd: View,
     gradX: View | undefined,
     gradWeight: View | undefined,
+    accumulate?: boolean,
   ): void {
-    if (!rmsNormBackward(this.#cpu, grad, x, weight, rstd, gradX, gradWeight)) {
-      super.rmsNormBackward(grad, x, weight, rstd, gradX, gradWeight);
+    if (!rmsNormBackward(this.#cpu, grad, x, weight, rstd, gradX, gradWeight, accumulate)) {
+      super.rmsNormBackward(grad, x, weight, rstd, gradX, gradWeight, accumulate);
     }
   }
   override rope(x: View, positions: View, frequencies: View, inverse: boolean, out: View): void {

@@ -10,7 +10,10 @@ import { DROPOUT_WORDS, writeDropout } from "./kernels/philox.ts";
 import { ropeKernel } from "./kernels/rope.ts";
 
 const rmsNormKernels = { f32: rmsNormKernel("f32*"), bf16: rmsNormKernel("bf16*") };
-const rmsNormBackwardKernels = { f32: rmsNormBackwardKernel("f32*"), bf16: rmsNormBackwardKernel("bf16*") };
+const rmsNormBackwardKernels = {
+  set: { f32: rmsNormBackwardKernel("f32*", false), bf16: rmsNormBackwardKernel("bf16*", false) },
+  add: { f32: rmsNormBackwardKernel("f32*", true), bf16: rmsNormBackwardKernel("bf16*", true) },
+};
 
 const isF32 = (...views: (View | undefined)[]) => views.every((view) => view === undefined || view.dtype === "f32");
 
@@ -48,6 +51,7 @@ export function rmsNormBackward(
   rstd: View,
   gradX: View | undefined,
   gradWeight: View | undefined,
+  accumulate = false,
 ): boolean {
   const [sg, sx, so] = [grad, x, gradX].map((view) => view && rowStride(view));
   if (!isF32(grad, x, rstd, gradX, gradWeight) || sg === undefined || sx === undefined) return false;
@@ -60,7 +64,7 @@ export function rmsNormBackward(
   const given = { n, grad: at(grad), sg, x: at(x), sx, rstd: at(rstd) };
   if (gradX) {
     const values = { ...given, inverseN: 1 / n, weight: at(weight), out: at(gradX), so: so! };
-    cpu.kernels.run(rmsNormBackwardKernels[weight.dtype], values, rows, rowChunk(n));
+    cpu.kernels.run(rmsNormBackwardKernels[accumulate ? "add" : "set"][weight.dtype], values, rows, rowChunk(n));
   }
   if (gradWeight) {
     const items = Math.ceil(n / cpu.kernels.target.lanes);

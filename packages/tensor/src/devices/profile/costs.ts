@@ -98,10 +98,10 @@ export const COSTS: Costs = {
     bytes: bytes(x, weight, out, rstd),
     detail: `[${shapeOf(x)}]`,
   }),
-  rmsNormBackward: (grad, x, weight, rstd, gradX, gradWeight) => ({
+  rmsNormBackward: (grad, x, weight, rstd, gradX, gradWeight, accumulate) => ({
     flops: 8 * size(x),
-    bytes: bytes(grad, x, weight, rstd, gradX, gradWeight),
-    detail: `[${shapeOf(x)}]${gradWeight ? " and weight" : ""}`,
+    bytes: bytes(grad, x, weight, rstd, gradX, gradWeight) + (accumulate ? bytes(gradX) : 0),
+    detail: `${accumulate ? "+= " : ""}[${shapeOf(x)}]${gradWeight ? " and weight" : ""}`,
   }),
   rope: (x, positions, _frequencies, _inverse, out) => ({
     flops: 3 * size(x),

@@ -107,8 +107,9 @@ export abstract class HostDevice implements Device {
     rstd: View,
     gradX: View | undefined,
     gradWeight: View | undefined,
+    accumulate?: boolean,
   ): void {
-    modelLoops.rmsNormBackward(this.#host, grad, x, weight, rstd, gradX, gradWeight);
+    modelLoops.rmsNormBackward(this.#host, grad, x, weight, rstd, gradX, gradWeight, accumulate);
   }
   rope(x: View, positions: View, frequencies: View, inverse: boolean, out: View): void {
     modelLoops.rope(this.#host, x, positions, frequencies, inverse, out);

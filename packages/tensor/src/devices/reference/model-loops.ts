@@ -38,6 +38,7 @@ export function rmsNormBackward(
   rstd: View,
   gradX: View | undefined,
   gradWeight: View | undefined,
+  accumulate = false,
 ): void {
   const n = x.shape.at(-1)!;
   const g = load(host, grad);
@@ -55,6 +56,7 @@ export function rmsNormBackward(
     }
     for (let i = r * n; i < (r + 1) * n; i++) g[i] = scales[r] * (g[i] - values[i] * mean);
   }
+  if (gradX && accumulate) load(host, gradX).forEach((before, i) => void (g[i] += before));
   if (gradX) store(host, gradX, g);
   if (gradWeight) store(host, gradWeight, dw);
 }

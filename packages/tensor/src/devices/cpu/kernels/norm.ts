@@ -38,8 +38,8 @@ export const rmsNormKernel = (weight: Weight) =>
     },
   );
 
-/** With x̂ = x·r: out = r·(g·w − x̂·mean(g·w·x̂)). */
-export const rmsNormBackwardKernel = (weight: Weight) =>
+/** With x̂ = x·r: out = r·(g·w − x̂·mean(g·w·x̂)), or that much more. */
+export const rmsNormBackwardKernel = (weight: Weight, accumulate: boolean) =>
   defineKernel(
     "rmsNormBackward",
     {
@@ -69,7 +69,8 @@ export const rmsNormBackwardKernel = (weight: Weight) =>
         const out = rowPointer(args.out, row, args.so);
         k.vectors(args.n, (i, count) => {
           const direct = grad.at(i).load(count).mul(w.at(i).load(count));
-          out.at(i).store(x.at(i).load(count).fnma(scale, direct).mul(factor), count);
+          const change = x.at(i).load(count).fnma(scale, direct).mul(factor);
+          out.at(i).store(accumulate ? out.at(i).load(count).add(change) : change, count);
         });
       });
     },
