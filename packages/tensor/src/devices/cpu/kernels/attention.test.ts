@@ -7,6 +7,7 @@ import {
   KEY_ITEM_WORDS,
 } from "./attention-gradients.ts";
 import { ITEM_WORDS, itemRows, keyBlock } from "./attention-parts.ts";
+import { panelColumns } from "./gemm.ts";
 import { fill, type Machine, machines } from "./testing.ts";
 
 interface Segment {
@@ -228,11 +229,14 @@ function checkBackward(machine: Machine, options: Case): void {
 const one = (queries: number, keys = queries): Segment[] => [{ query: 0, queries, key: 0, keys }];
 
 describe.each(machines.map((machine) => [machine.target.name, machine] as const))("attention on %s", (_, machine) => {
+  /** The smallest head that the kernels take. */
+  const smallest = panelColumns(machine.target);
+
   test("against the definition", () => {
     for (const queries of [1, 2, 5, 6, 7, 13, 47, 48, 49, 97])
       check(machine, { segments: one(queries), heads: 2, kvHeads: 1, size: 32, scale: 0.3 });
     check(machine, { segments: one(30), heads: 14, kvHeads: 2, size: 64, scale: 0.125, slack: 8 });
-    check(machine, { segments: one(3, 200), heads: 4, kvHeads: 4, size: 16, scale: 2 });
+    check(machine, { segments: one(3, 200), heads: 4, kvHeads: 4, size: smallest, scale: 2 });
     check(machine, { segments: one(1, 300), heads: 7, kvHeads: 1, size: 128, scale: 0.1 });
   });
 
@@ -268,7 +272,7 @@ describe.each(machines.map((machine) => [machine.target.name, machine] as const)
       checkBackward(machine, { segments: one(queries), heads: 2, kvHeads: 1, size: 32, scale: 0.3 });
     }
     checkBackward(machine, { segments: one(30), heads: 14, kvHeads: 2, size: 64, scale: 0.125, slack: 8 });
-    checkBackward(machine, { segments: one(3, 200), heads: 4, kvHeads: 4, size: 16, scale: 0.7 });
+    checkBackward(machine, { segments: one(3, 200), heads: 4, kvHeads: 4, size: smallest, scale: 0.7 });
     const segments = [
       { query: 0, queries: 10, key: 0, keys: 10 },
       { query: 10, queries: 1, key: 10, keys: 60 },
@@ -278,13 +282,13 @@ describe.each(machines.map((machine) => [machine.target.name, machine] as const)
   });
 
   test("large scores and NaN", () => {
-    check(machine, { segments: one(20), heads: 1, kvHeads: 1, size: 16, scale: 40 });
+    check(machine, { segments: one(20), heads: 1, kvHeads: 1, size: smallest, scale: 40 });
     const { out } = run(machine, {
-      ...{ segments: one(60), heads: 1, kvHeads: 1, size: 16 },
-      change: (q) => q.fill(Number.NaN, 20 * 16, 21 * 16),
+      ...{ segments: one(60), heads: 1, kvHeads: 1, size: smallest },
+      change: (q) => q.fill(Number.NaN, 20 * smallest, 21 * smallest),
     });
     out.forEach((value, i) => {
-      if (Math.floor(i / 16) === 20) expect(value).toBeNaN();
+      if (Math.floor(i / smallest) === 20) expect(value).toBeNaN();
       else expect(Math.abs(value)).toBeLessThan(1);
     });
   });

@@ -13,7 +13,10 @@ import {
   type Kernel,
   writeArguments,
 } from "../lang/kernel.ts";
-import { AVX2, NEON, type Target, WASM } from "../lang/target.ts";
+import { AMX, AVX2, AVX512, NEON, type Target, WASM } from "../lang/target.ts";
+import { CodeMemory } from "../runtime/code-memory.ts";
+import { detectCpu } from "../runtime/cpu-info.ts";
+import { missing } from "../runtime/isa.ts";
 
 export type Run<A extends ArgumentTypes> = (values: ArgumentValues<A>, begin?: number, end?: number) => void;
 
@@ -73,7 +76,9 @@ function machineCode(target: Target, emit: (code: KernelCode) => { code: Uint8Ar
     compile<const A extends ArgumentTypes>(kernel: Kernel<A>): Run<A> {
       const known = compiled.get(kernel);
       if (known) return known as Run<A>;
-      const { code } = emit(buildKernel(kernel, target));
+      // As in the library of kernels: every processor with the wider vectors has the narrower ones too.
+      const narrow = target.lanes > (kernel.maximumLanes ?? target.lanes);
+      const { code } = emit(buildKernel(kernel, narrow ? AVX2 : target));
       const address = native!.map(code.length);
       new Uint8Array(toArrayBuffer(address as Pointer, 0, code.length)).set(code);
       if (!native!.makeExecutable(address, code.length)) throw new Error("no executable memory");
@@ -91,6 +96,15 @@ function machineCode(target: Target, emit: (code: KernelCode) => { code: Uint8Ar
 
 export const avx2: Machine = machineCode(AVX2, emitX64);
 export const neon: Machine = machineCode(NEON, emitArm64);
+
+/** What the processor at hand has, undefined where machine code cannot run. */
+const cpu = native && detectCpu(native, new CodeMemory(native));
+/** Undefined where the processor lacks it; then it is emulated (emit/avx512.test.ts). */
+export const avx512: Machine | undefined =
+  missing("avx512", cpu) === undefined ? machineCode(AVX512, emitX64) : undefined;
+/** Undefined where the processor lacks it or the system refuses it; then it is emulated or modelled (emit/amx.test.ts). */
+export const amx: Machine | undefined =
+  missing("amx", cpu) === undefined && native!.requestTiles() ? machineCode(AMX, emitX64) : undefined;
 
 const WASM_PAGE = 65536;
 const wasmMemory = new WebAssembly.Memory({ initial: 1, maximum: 65536, shared: true });
@@ -128,7 +142,7 @@ export const wasm: Machine = {
 };
 
 /** The targets this computer can run. */
-export const machines: readonly Machine[] = [process.arch === "arm64" ? neon : avx2, wasm];
+export const machines: readonly Machine[] = [process.arch === "arm64" ? neon : avx2, ...(avx512 ? [avx512] : []), wasm];
 
 /** Numbers in [-1, 1) that are the same in every run. */
 export function fill(array: Float32Array, seed: number): Float32Array {
