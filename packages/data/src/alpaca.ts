@@ -1,12 +1,15 @@
 import { z } from "zod";
 import type { DataErrorPlace } from "./error.ts";
 import { checkRow, nameType, textField } from "./field.ts";
+import { WEIGHT, weightField } from "./weight.ts";
 
 /** One example of Alpaca data. */
 export interface Example {
   instruction: string;
   input: string;
   output: string;
+  /** How much the row counts in training, above 0; 1 unless given. */
+  weight?: number;
   /** Only a `Conversation` has messages. */
   messages?: undefined;
 }
@@ -15,10 +18,10 @@ export interface Example {
 export const DEFAULT_INSTRUCTION = "回答以下关于特定领域的问题:";
 
 /** The fields of a row that are used. */
-export const ALPACA_FIELDS: readonly string[] = ["instruction", "input", "output"];
+export const ALPACA_FIELDS: readonly string[] = ["instruction", "input", "output", WEIGHT];
 
 /**
- * A check of Alpaca rows that come from outside. `input` may be missing and is then empty; fields other than the three are
+ * A check of Alpaca rows that come from outside. `input` may be missing and is then empty; fields other than those used are
  * dropped. With `instruction` given, the rows' own are not looked at.
  */
 export function alpacaReader(options: {
@@ -38,6 +41,7 @@ export function alpacaReader(options: {
               .transform(() => instruction),
       input: text.default(""),
       output: text,
+      weight: weightField,
     },
     {
       error: ({ input }) =>
@@ -55,8 +59,8 @@ export class AlpacaFormatter {
   #isEmpty = true;
 
   /** The text of one more example. */
-  add({ instruction, input, output }: Example): string {
-    const object = JSON.stringify({ instruction, input, output }, null, 2).replaceAll("\n", "\n  ");
+  add({ instruction, input, output, weight }: Example): string {
+    const object = JSON.stringify({ instruction, input, output, weight }, null, 2).replaceAll("\n", "\n  ");
     const before = this.#isEmpty ? "[\n  " : ",\n  ";
     this.#isEmpty = false;
     return before + object;

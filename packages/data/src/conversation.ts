@@ -1,6 +1,7 @@
 import { z } from "zod";
 import type { DataErrorPlace } from "./error.ts";
 import { checkRow, nameType, textField } from "./field.ts";
+import { WEIGHT, weightField } from "./weight.ts";
 
 export type Role = "system" | "user" | "assistant";
 
@@ -15,6 +16,8 @@ export interface Message {
 /** A conversation, the oldest message first. */
 export interface Conversation {
   messages: Message[];
+  /** How much the row counts in training, above 0; 1 unless given. */
+  weight?: number;
 }
 
 /** How rows hold conversations, by the names of the fields. */
@@ -157,17 +160,24 @@ function isSharegpt(turns: unknown, list: string): boolean {
 
 function listShape(list: string, keys: Keys, maxCellLength: number | undefined): ConversationShape {
   const row = z
-    .object({ [list]: turnsSchema(keys, maxCellLength), system: textField(maxCellLength).nullish() }, rowError(list))
+    .object(
+      {
+        [list]: turnsSchema(keys, maxCellLength),
+        system: textField(maxCellLength).nullish(),
+        [WEIGHT]: weightField,
+      },
+      rowError(list),
+    )
     .transform((value): Conversation => {
       const messages = value[list] as Message[];
       const system = value.system as string | null | undefined;
       // LLaMA-Factory keeps ShareGPT's system text beside the turns.
       if (system && messages[0].role !== "system")
-        return { messages: [{ role: "system", content: system }, ...messages] };
-      return { messages };
+        return conversation([{ role: "system", content: system }, ...messages], value.weight);
+      return conversation(messages, value.weight);
     });
   const format = keys === SHAREGPT ? "sharegpt" : "messages";
-  return { format, fields: [list, "system"], read: (value, place) => checkRow(row, value, place) };
+  return { format, fields: [list, "system", WEIGHT], read: (value, place) => checkRow(row, value, place) };
 }
 
 /** TRL's prompt and completion: texts, which become a user's and an assistant's turn, or lists of messages. */
@@ -184,14 +194,21 @@ function promptCompletionShape(maxCellLength: number | undefined): ConversationS
       return z.NEVER;
     });
   const row = z
-    .object({ prompt: side("user"), completion: side("assistant") }, rowError("prompt", "completion"))
-    .transform(({ prompt, completion }): Conversation => {
+    .object(
+      { prompt: side("user"), completion: side("assistant"), weight: weightField },
+      rowError("prompt", "completion"),
+    )
+    .transform(({ prompt, completion, weight }): Conversation => {
       // Of a list only the completion is to be learned: an assistant's turn in the prompt is context.
       const context = prompt.map((turn) => (turn.role === "assistant" ? { ...turn, weight: 0 as const } : turn));
-      return { messages: [...context, ...completion] };
+      return conversation([...context, ...completion], weight);
     });
-  const fields = ["prompt", "completion"];
+  const fields = ["prompt", "completion", WEIGHT];
   return { format: "prompt-completion", fields, read: (value, place) => checkRow(row, value, place) };
+}
+
+function conversation(messages: Message[], rowWeight: unknown): Conversation {
+  return rowWeight === undefined ? { messages } : { messages, weight: rowWeight as number };
 }
 
 function rowError(...fields: string[]) {

@@ -1,12 +1,13 @@
-import { AlpacaFormatter, DEFAULT_INSTRUCTION } from "./alpaca.ts";
+import { AlpacaFormatter, DEFAULT_INSTRUCTION, type Example } from "./alpaca.ts";
 import { writeAtomically } from "./atomic.ts";
 import { cleanText } from "./clean.ts";
 import { type CsvFile, type Delimiter, openCsv } from "./csv/read.ts";
 import { formatCsvRow } from "./csv/write.ts";
 import type { Encoding } from "./encoding.ts";
-import { DataError } from "./error.ts";
+import { DataError, type DataErrorPlace } from "./error.ts";
 import { explainSystemError, statIfThere } from "./files.ts";
 import type { Limits } from "./limits.ts";
+import { weightOf } from "./weight.ts";
 
 export interface InstructionOptions {
   /** Instruction of every example. Default: `DEFAULT_INSTRUCTION`. */
@@ -77,13 +78,13 @@ export async function convertCsv(options: ConvertOptions): Promise<ConvertReport
     output,
     async (write) => {
       await write(formatter.begin);
-      for await (const { cells, row } of csv.rows(onBytes)) {
+      for await (const { cells, row, line } of csv.rows(onBytes)) {
         cells[outputIndex] = cleanText(cells[outputIndex]);
         if (cells[outputIndex].trim() === "") {
           report.emptiedCount++;
           if (report.emptied.length < MAX_EMPTIED_LISTED) report.emptied.push(row);
         }
-        await write(formatter.add(cells));
+        await write(formatter.add(cells, { file: input, row, line }));
         report.rows++;
       }
       await write(formatter.end());
@@ -95,7 +96,7 @@ export async function convertCsv(options: ConvertOptions): Promise<ConvertReport
 
 interface Formatter {
   begin: string;
-  add(cells: string[]): string;
+  add(cells: string[], place: DataErrorPlace): string;
   end(): string;
 }
 
@@ -106,18 +107,23 @@ function csvFormatter(csv: CsvFile): Formatter {
 function alpacaFormatter(csv: CsvFile, options: InstructionOptions): Formatter {
   const alpaca = new AlpacaFormatter();
   const toExample = exampleOf(csv, options);
-  return { begin: "", add: (cells) => alpaca.add(toExample(cells)), end: () => alpaca.end() };
+  return { begin: "", add: (cells, place) => alpaca.add(toExample(cells, place)), end: () => alpaca.end() };
 }
 
-/** How a row's cells become an example; the output is taken as it is. */
+/** How a row's cells become an example, with the column `weight` if there is one; the output is taken as it is. */
 export function exampleOf(csv: CsvFile, { instruction, keepInstruction }: InstructionOptions) {
   const [instructionAt, inputAt, outputAt] = ["instruction", "input", "output"].map((column) => csv.indexOf(column));
   const fixed = instruction ?? DEFAULT_INSTRUCTION;
-  return (cells: readonly string[]) => ({
-    instruction: keepInstruction ? cells[instructionAt] : fixed,
-    input: cells[inputAt],
-    output: cells[outputAt],
-  });
+  const weigh = weightOf(csv);
+  return (cells: readonly string[], place: DataErrorPlace): Example => {
+    const weight = weigh(cells, place);
+    return {
+      instruction: keepInstruction ? cells[instructionAt] : fixed,
+      input: cells[inputAt],
+      output: cells[outputAt],
+      ...(weight !== undefined && { weight }),
+    };
+  };
 }
 
 export function checkInstructionOptions(file: string, { instruction, keepInstruction }: InstructionOptions): void {

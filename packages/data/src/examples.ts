@@ -7,6 +7,7 @@ import type { Encoding } from "./encoding.ts";
 import { DataError, type DataErrorPlace } from "./error.ts";
 import { isJsonFile, type JsonOptions, readJsonRows } from "./json/read.ts";
 import { DEFAULT_MAX_ROWS } from "./limits.ts";
+import { WEIGHT } from "./weight.ts";
 
 /**
  * `instruction` and `keepInstruction` mean the same as for `convertCsv`, except that JSON rows keep their own instruction
@@ -15,7 +16,9 @@ import { DEFAULT_MAX_ROWS } from "./limits.ts";
 export interface ReadExamplesOptions extends InstructionOptions, JsonOptions {}
 
 /** One row of training data: a question with its answer, or a conversation. */
-export type TrainingExample = Example | (Conversation & { [Field in keyof Omit<Example, "messages">]?: undefined });
+export type TrainingExample =
+  | Example
+  | (Conversation & { [Field in keyof Omit<Example, "messages" | "weight">]?: undefined });
 
 /** How a file holds its rows. */
 export type ExampleFormat = "csv" | "alpaca" | ConversationFormat;
@@ -60,10 +63,10 @@ async function openTable(path: string, options: ReadExamplesOptions): Promise<Ex
   const required = options.keepInstruction ? ["instruction", "input", "output"] : ["input", "output"];
   const csv = await openCsv(path, { maxRows: DEFAULT_MAX_ROWS, ...options, required });
   const toExample = exampleOf(csv, options);
-  const unused = csv.columns.map((column) => column.trim()).filter((column) => !required.includes(column));
+  const unused = csv.columns.map((column) => column.trim()).filter((column) => ![...required, WEIGHT].includes(column));
   async function* rows(): AsyncGenerator<ExampleRow> {
     for await (const { cells, row, line } of csv.rows()) {
-      const example = toExample(cells);
+      const example = toExample(cells, { file: path, row, line });
       yield { example: { ...example, output: cleanText(example.output) }, row, line, unused };
     }
   }

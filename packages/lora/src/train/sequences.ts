@@ -12,9 +12,13 @@ export type LossMask = "full" | "completion" | "assistant";
 export const LOSS_MASKS: readonly LossMask[] = ["full", "completion", "assistant"];
 
 /** A row of training data: a question with its answer, or a conversation. */
-export type TrainingExample =
+export type TrainingExample = (
   | (Example & { messages?: undefined })
-  | (Conversation & { [Field in keyof Example]?: undefined });
+  | (Conversation & { [Field in keyof Example]?: undefined })
+) & {
+  /** How much each of its tokens counts in the loss, above 0. Default 1. */
+  weight?: number;
+};
 
 export interface SequenceOptions {
   /** How a question is put; conversations need none. */
@@ -66,13 +70,14 @@ export function trainingSequence(example: TrainingExample, options: SequenceOpti
   const { loss = "full", maxLength = 512 } = options;
   const { tokens: whole, answers } =
     example.messages === undefined ? encodeExample(example, options) : encodeTurns(example, options);
+  const { weight } = example;
   const tokens = whole.slice(0, maxLength);
   const targets = new Array<number>(tokens.length).fill(-1);
   const learned = loss === "full" ? [{ start: 0, end: tokens.length }] : learnedAnswers(answers, loss);
   for (const { start, end } of learned) {
     for (let at = Math.max(1, start); at < Math.min(end, tokens.length); at++) targets[at - 1] = tokens[at];
   }
-  return { tokens, targets, length: whole.length, answers };
+  return { tokens, targets, ...(weight !== undefined && { weight }), length: whole.length, answers };
 }
 
 function learnedAnswers(answers: readonly AnswerSpan[], loss: "completion" | "assistant"): readonly AnswerSpan[] {
