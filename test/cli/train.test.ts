@@ -276,7 +276,7 @@ describe("train", () => {
   describe("Ctrl-C", () => {
     const LONG = ["--epochs", "100000", "--lr", "1e-6"];
 
-    test("in the middle of training: status 130, nothing written", async () => {
+    test("in the middle of training: status 130, no adapter, a checkpoint to go on from", async () => {
       const out = join(home.path, "interrupted");
       const running = start("train", ["--model", model, "--data", rows, "--out", out, ...LONG, "--json"]);
       await running.printed("Training ");
@@ -285,9 +285,13 @@ describe("train", () => {
       expect(status).toBe(130);
       expect(stdout).toBe("");
       expect(stderr).toContain("Stopping; press Ctrl-C again to end at once.");
-      expect(stderr).toContain(`Interrupted. No adapter was written; what ${out} held before is unchanged.`);
-      expect(await Bun.file(out).exists()).toBe(false);
-      expect(await readdir(home.path)).not.toContain("interrupted");
+      const kept = `Interrupted. No adapter was written; what ${out} held before is unchanged. Step `;
+      expect(stderr).toContain(kept);
+      expect(stderr).toEndWith(` Go on with:  bun run train --resume ${out}\n`);
+      expect(await readdir(out)).toEqual(["checkpoints"]);
+      expect(await readdir(join(out, "checkpoints"))).toEqual(
+        [/Step (\d+) of 100000 is saved/.exec(stderr)![1]].map((n) => `step-${n}`),
+      );
     });
 
     test("an adapter that was there stays whole", async () => {
@@ -301,7 +305,7 @@ describe("train", () => {
       running.process.kill("SIGINT");
       expect((await running.ended()).status).toBe(130);
       expect(await contents()).toEqual(before);
-      expect((await readdir(out)).sort()).toEqual(FILES);
+      expect((await readdir(out)).filter((name) => name !== "checkpoints").sort()).toEqual(FILES);
     });
 
     test("in the middle of one long pass: it is not waited for", async () => {
@@ -344,12 +348,13 @@ describe("train", () => {
       expect(await readdir(home.path)).not.toContain("real");
     });
 
-    test("SIGTERM: status 143, nothing written", async () => {
-      const running = start("train", ["--model", model, "--data", rows, "--out", join(home.path, "term"), ...LONG]);
+    test("SIGTERM: status 143, no adapter", async () => {
+      const out = join(home.path, "term");
+      const running = start("train", ["--model", model, "--data", rows, "--out", out, ...LONG]);
       await running.printed("trainable params");
       running.process.kill("SIGTERM");
       expect((await running.ended()).status).toBe(143);
-      expect(await readdir(home.path)).not.toContain("term");
+      expect(await Bun.file(join(out, "adapter_config.json")).exists()).toBe(false);
     });
   });
 });

@@ -6,8 +6,9 @@ import type { TrainingSequence } from "./pass.ts";
 const ROWS = 2;
 
 /**
- * Tells models apart by their content, wherever their files lie: SHA-256 of all tensors' names, types and shapes, and of
- * the first rows of each. Reading all of a model would take a second a gigabyte.
+ * Tells models apart by the numbers that are computed with, wherever their files lie: SHA-256 of all tensors' names,
+ * types and shapes, and of the first rows of each (all of a model would take a second a gigabyte). Unlike
+ * `baseFingerprint`, a model and its rounded copy differ: a run can only go on bit for bit with the very same weights.
  */
 export async function modelFingerprint(model: Module): Promise<string> {
   const hash = createHash("sha256");

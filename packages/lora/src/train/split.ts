@@ -33,9 +33,9 @@ export async function splitRows(
   for (const key of order.map((i) => free[i])) {
     const rows = groups.get(key)!;
     const left = wanted - held.size;
-    // A group that is too large is passed over; half of it too many is as near as half too few.
     if (left <= 0) break;
-    if (rows.length - left > left && held.size > 0) continue;
+    // A group that would lead further away from the share than it is now is passed over.
+    if (rows.length - left >= left && held.size > 0) continue;
     if (held.size + rows.length < keys.length) for (const row of rows) held.add(row);
   }
   if (held.size === 0) {
