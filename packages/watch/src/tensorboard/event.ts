@@ -19,8 +19,11 @@ message SessionLog {
 message Summary { repeated Value value = 1; }
 message Value {
   string tag = 1;
-  float simple_value = 2;
-  TensorProto tensor = 8;
+  // In a oneof, so that a 0 is written too.
+  oneof value {
+    float simple_value = 2;
+    TensorProto tensor = 8;
+  }
   SummaryMetadata metadata = 9;
 }
 message SummaryMetadata { PluginData plugin_data = 1; }
