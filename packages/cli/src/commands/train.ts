@@ -1,5 +1,5 @@
 import { stat } from "node:fs/promises";
-import { resolve } from "node:path";
+import { relative, resolve } from "node:path";
 import {
   checkOutcome,
   dataFingerprint,
@@ -28,6 +28,7 @@ import {
   type ResumedRun,
   rememberedOptions,
   resumedRun,
+  runFolderOf,
 } from "../train/resume.ts";
 import { SampleQuestions } from "../train/samples.ts";
 import { divideData } from "../train/validation.ts";
@@ -84,10 +85,11 @@ async function fineTune(
       data: dataFingerprint(sequences),
       validation: heldOut && dataFingerprint(heldOut),
     };
-    if (resumed) checkResumedRun(context, resumed, runSettings, open.device.info);
+    const settings = settingsOf(options);
+    const total = totalSteps(sequences.length, settings);
+    if (resumed) checkResumedRun(context, resumed, runSettings, { total, device: open.device.info });
     const lora = await makeAdapter(context, open.qwen, options);
     const { trainable, all } = lora.count();
-    const settings = settingsOf(options);
     const record = {
       base_model: open.name,
       data: {
@@ -99,9 +101,9 @@ async function fineTune(
     const started = {
       model: { name: open.name, parameters: all, trainable },
       ...{ data: record.data, options: record.options, device: { name: device, isa, threads }, adapter: out },
-      total_steps: totalSteps(sequences.length, settings),
+      total_steps: total,
     };
-    if (resumed) await watch.resume(resumed.checkpoint.step, started, resumed.remembered.run);
+    if (resumed) await watch.resume(resumed.checkpoint.step, started, runFolderOf(resumed));
     else watch.start(started);
     const before = resumed?.remembered.before ?? (await questions.ask(lora, signal));
     if (!resumed) watch.samples(0, before);
@@ -111,7 +113,7 @@ async function fineTune(
       settings: runSettings,
       extra: {
         options: rememberedOptions(options),
-        ...{ before, device: { name: device, isa }, run: watch.folder && resolve(watch.folder) },
+        ...{ before, device: { name: device, isa }, run: watch.folder && relative(out, watch.folder) },
       } satisfies Remembered,
       adapter: { baseModel: open.name, prompt },
       saveEvery: options.saveEvery,
@@ -167,7 +169,7 @@ async function fineTune(
         diagnosis,
       });
     } else {
-      tell(context, { out, result, total: started.total_steps, samples: answers, diagnosis, reportFile });
+      tell(context, { out, result, total, samples: answers, diagnosis, reportFile });
     }
   } finally {
     await open.dispose();

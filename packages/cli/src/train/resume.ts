@@ -1,3 +1,4 @@
+import { join } from "node:path";
 import type { Command } from "@commander-js/extra-typings";
 import { adapterFolderOf, type Checkpoint, checkResumable, findCheckpoint, type RunSettings } from "@tslm/lora";
 import { z } from "zod";
@@ -13,7 +14,7 @@ const rememberedSchema = z.object({
   /** The answers before training. */
   before: z.array(z.object({ question: z.string(), expected: z.string().optional(), answer: z.string() })),
   device: z.object({ name: z.string(), isa: z.string() }),
-  /** The folder in which the run is written down. */
+  /** The folder in which the run is written down, seen from the adapter's. */
   run: z.string().optional(),
 });
 export type Remembered = z.output<typeof rememberedSchema>;
@@ -68,15 +69,20 @@ export function checkResumedRun(
   { terminal }: Context,
   { checkpoint, remembered }: ResumedRun,
   now: RunSettings,
-  device: { name: string; isa: string },
+  { total, device }: { total: number; device: { name: string; isa: string } },
 ): void {
   checkResumable(checkpoint, now, flagOf);
-  terminal.say(`Going on from step ${checkpoint.step} of ${checkpoint.total}, saved in ${checkpoint.folder}`);
+  terminal.say(`Going on from step ${checkpoint.step} of ${total}, saved in ${checkpoint.folder}`);
   const { name, isa } = remembered.device;
   if (name === device.name && isa === device.isa) return;
   terminal.warn(
     `the steps so far were computed by ${name} (${isa}), those to come by ${device.name} (${device.isa}), which round differently in the last digits`,
   );
+}
+
+/** The folder in which the run was written down so far. */
+export function runFolderOf({ checkpoint, remembered: { run } }: ResumedRun): string | undefined {
+  return run === undefined ? undefined : join(adapterFolderOf(checkpoint), run);
 }
 
 /** What a checkpoint remembers of the options. */
