@@ -66,7 +66,7 @@ const conversation = fc.array(
 );
 
 describe("what carries loss", () => {
-  test("every answer with its end token, and nothing of the template", () => {
+  test("every answer with its end token (trl #1623), and nothing of the template", () => {
     expect(lossRuns(TALK)).toEqual(["15GB。<|im_end|>", "可以。<|im_end|>"]);
     expect(lossRuns(TALK, { loss: "completion" })).toEqual(["可以。<|im_end|>"]);
     const rendered = tokenizer.renderChat(TALK, { addGenerationPrompt: false });
@@ -184,11 +184,14 @@ describe("what max-length takes", () => {
       "1 of 2 examples have no answer of the assistant that carries loss, and max-length",
     ],
     [[{ messages: TALK }], 20, "max-length 20 cuts the whole answer off every example"],
-  ])("nothing left to learn is an error that says why %#", (examples, maxLength, sentence) => {
-    const making = (): unknown => trainingSequences(examples, { ...options, maxLength });
-    expect(making).toThrow(OptionError);
-    expect(making).toThrow(sentence);
-  });
+  ])(
+    "nothing left to learn is an error that says why, not a loss of 0 (trl #6668) %#",
+    (examples, maxLength, sentence) => {
+      const making = (): unknown => trainingSequences(examples, { ...options, maxLength });
+      expect(making).toThrow(OptionError);
+      expect(making).toThrow(sentence);
+    },
+  );
 });
 
 test("what a kind of row needs is asked for", () => {

@@ -13,7 +13,7 @@ import {
   sequenceOf,
   withSystem,
 } from "./prompt.ts";
-import { type SequenceOptions, trainingSequence, trainingSequences } from "./train/sequences.ts";
+import { LOSS_MASKS, type SequenceOptions, trainingSequence, trainingSequences } from "./train/sequences.ts";
 
 const prompt = promptFormat("base", "回答问题");
 const example: Example = { instruction: "指导 {} 集成", input: "怎么 {} 安装?", output: "运行 {} 即可" };
@@ -91,6 +91,16 @@ describe("sequences", () => {
     expect(decode(masked.targets.filter((t) => t >= 0))).toBe("运行 {} 即可<end>");
     const last = promptOf(example, prompt).length - 1;
     expect(masked.targets.findIndex((t) => t >= 0)).toBe(last);
+  });
+
+  test("the end token is learned whatever carries loss, so that the answer stops (trl #1623)", () => {
+    for (const loss of LOSS_MASKS) {
+      const { tokens, targets } = trainingSequence(example, { ...options, loss });
+      expect(tokens.at(-1)).toBe(options.endTokenId);
+      expect(targets.at(-2)).toBe(options.endTokenId);
+      // It is the last: nothing is learned to follow it.
+      expect(targets.at(-1)).toBe(-1);
+    }
   });
 
   test("what is cut or lost is reported", () => {

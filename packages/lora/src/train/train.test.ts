@@ -123,7 +123,7 @@ describe("a step", () => {
     );
   });
 
-  test("accumulation equals a large batch, in however many passes", async () => {
+  test("accumulation equals a large batch (trl #2175), in however many passes", async () => {
     const options = { epochs: 2, lr: 1e-2, shuffle: false };
     const whole = await run({ ...options, batch: 4, gradAccum: 1 });
     const accumulated = await run({ ...options, batch: 2, gradAccum: 2 });
