@@ -1,6 +1,8 @@
 /** Where the live page is unless told otherwise. */
 export const PAGE_PORT = 8010;
 const HOST = "127.0.0.1";
+/** How long the last answers may take to be sent when the server stops. */
+const FLUSH_MS = 1000;
 
 /** The page's server cannot listen where it should. */
 export class PageError extends Error {
@@ -9,6 +11,7 @@ export class PageError extends Error {
 
 export interface Listening {
   readonly url: string;
+  /** Ends when the answers that run are sent, or after a second. */
   stop(): Promise<void>;
 }
 
@@ -21,7 +24,12 @@ export interface Listening {
 export function listen(fetch: (request: Request) => Response | Promise<Response>, port: number | undefined): Listening {
   const at = (wanted: number) => {
     const server = Bun.serve({ port: wanted, hostname: HOST, fetch, idleTimeout: 0 });
-    return { url: `http://${HOST}:${server.port}`, stop: () => server.stop(true) };
+    const stop = async (): Promise<void> => {
+      const deadline = performance.now() + FLUSH_MS;
+      while (server.pendingRequests > 0 && performance.now() < deadline) await Bun.sleep(5);
+      await server.stop(true);
+    };
+    return { url: `http://${HOST}:${server.port}`, stop };
   };
   try {
     return at(port ?? PAGE_PORT);
