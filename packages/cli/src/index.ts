@@ -2,6 +2,7 @@ export { ask } from "./commands/ask.ts";
 export { data } from "./commands/data.ts";
 export { download } from "./commands/download.ts";
 export { evaluate } from "./commands/eval.ts";
+export { exportModel } from "./commands/export.ts";
 export { runs } from "./commands/runs.ts";
 export { serve } from "./commands/serve.ts";
 export { train } from "./commands/train.ts";

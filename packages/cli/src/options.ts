@@ -109,11 +109,11 @@ export function baseCommand(
 }
 
 /**
- * `baseCommand` with the options of a command that computes with a model.
+ * `baseCommand` with the options of a command that loads a model as it is.
  *
  * @param modelDefault what the help says of the model that is taken when none is named
  */
-export function modelCommand(
+export function deviceCommand(
   context: Context,
   name: string,
   description: string,
@@ -143,18 +143,22 @@ export function modelCommand(
         .default("f32" as const),
     )
     .addOption(
-      new Option(
-        "--quantize <bits>",
-        "round the weights to 8 or to about 5 bits: less memory and faster answers, a little less sure of its words",
-      ).choices(QUANTIZATIONS),
-    )
-    .addOption(
       option(
         "--seed <n>",
         "starts everything that is drawn at random: the same seed gives the same result",
         integer(0),
       ).default(0),
     );
+}
+
+/** `deviceCommand` for a command that may round the model's weights first. */
+export function modelCommand(...given: Parameters<typeof deviceCommand>) {
+  return deviceCommand(...given).addOption(
+    new Option(
+      "--quantize <bits>",
+      "round the weights to 8 or to about 5 bits: less memory and faster answers, a little less sure of its words",
+    ).choices(QUANTIZATIONS),
+  );
 }
 
 /** The values of `modelCommand`'s options. */

@@ -1,4 +1,12 @@
-export { CONFIG_FILE, loadAdapter, readAdapterConfig, type SaveOptions, saveAdapter, WEIGHTS_FILE } from "./adapter.ts";
+export {
+  adapterFiles,
+  CONFIG_FILE,
+  loadAdapter,
+  readAdapterConfig,
+  type SaveOptions,
+  saveAdapter,
+  WEIGHTS_FILE,
+} from "./adapter.ts";
 export { type BaseFingerprint, baseFingerprint, baseParameters, isSameBase } from "./base-fingerprint.ts";
 export {
   type AnswerSpan,
@@ -36,7 +44,11 @@ export {
   OptionError,
   UnchangedError,
 } from "./errors.ts";
-export { type FileContent, saveFolder } from "./folder.ts";
+export { type CardOptions, formatCard, isCard, markdownTable } from "./export/card.ts";
+export { mergedChatTemplate } from "./export/chat-template.ts";
+export { mergedParameters } from "./export/merged.ts";
+export { formatModelfile, type RenderChat } from "./export/modelfile.ts";
+export { createFolder, type FileContent, saveFolder } from "./folder.ts";
 export { type LoraGgufOptions, writeLoraGguf } from "./formats/gguf.ts";
 export { PROMPT_KEY } from "./formats/gguf-file.ts";
 export { mlxFiles } from "./formats/mlx.ts";
@@ -50,6 +62,7 @@ export {
   DEFAULT_INSTRUCTION,
   DEFAULT_TEMPLATE,
   type Example,
+  formatPrompt,
   PROMPT_FILE,
   type PromptFormat,
   promptFormat,
@@ -62,7 +75,14 @@ export {
   type TemplatePrompt,
   withSystem,
 } from "./prompt.ts";
-export { RECORD_FILE, readRecord, type TrainingRecord, trainingRecord, trainingRecordSchema } from "./record.ts";
+export {
+  formatRecord,
+  RECORD_FILE,
+  readRecord,
+  type TrainingRecord,
+  trainingRecord,
+  trainingRecordSchema,
+} from "./record.ts";
 export { linearLayers } from "./targets.ts";
 export {
   adapterFolderOf,

@@ -1,7 +1,7 @@
 import type { Interrupted } from "../errors.ts";
 
 /** Commands that run in a thread of their own. */
-export const THREAD_COMMANDS = ["ask", "eval", "train"] as const;
+export const THREAD_COMMANDS = ["ask", "eval", "export", "train"] as const;
 export type ThreadCommand = (typeof THREAD_COMMANDS)[number];
 
 /** What the thread is started with. */

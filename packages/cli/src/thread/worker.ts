@@ -9,6 +9,7 @@ import type { FromThread, StreamKind, ThreadCommand, ThreadOptions, ToThread } f
 const COMMANDS: { readonly [Name in ThreadCommand]: () => Promise<(context: Context) => Runnable> } = {
   ask: async () => (await import("../commands/ask.ts")).ask,
   eval: async () => (await import("../commands/eval.ts")).evaluate,
+  export: async () => (await import("../commands/export.ts")).exportModel,
   train: async () => (await import("../commands/train.ts")).train,
 };
 
