@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { chooseSample, repeatRows } from "./recipe.ts";
+import { chooseSample, chooseSamples, questionOf, repeatRows } from "./recipe.ts";
 
 const row = (input: string, output = "o", instruction = "i") => ({ instruction, input, output });
 const SEED = [row("怎么安装 SDK?"), row("免费空间有多大?", "15GB"), row("机房可以带水进去吗?", "A1")];
@@ -15,6 +15,35 @@ describe("chooseSample", () => {
   });
   test("otherwise the first row as it is", () => {
     expect(chooseSample([row("q", "a", "say")])).toEqual({ instruction: "say", input: "q", expected: "a", row: 0 });
+  });
+});
+
+describe("chooseSamples", () => {
+  test("without questions it is the one that chooseSample takes", () => {
+    expect(chooseSamples(SEED)).toEqual([chooseSample(SEED)]);
+    expect(chooseSamples(SEED, [])).toEqual([chooseSample(SEED)]);
+  });
+  test("each question with its row's answer; one that is not in the data has none", () => {
+    expect(chooseSamples(SEED, ["机房可以带水进去吗? ", "免费空间有多大?", "你好"])).toEqual([
+      { instruction: "i", input: "机房可以带水进去吗?", expected: "A1", row: 2 },
+      chooseSample(SEED),
+      { input: "你好", expected: "" },
+    ]);
+  });
+  test("a row whose question is its instruction, and a conversation", () => {
+    const talk = {
+      messages: [
+        { role: "user" as const, content: "q?" },
+        { role: "assistant" as const, content: "a" },
+      ],
+    };
+    const rows = [row("", "42", "What is six times seven?"), { ...row(""), ...talk }];
+    const samples = chooseSamples(rows, ["What is six times seven?", "q?"]);
+    expect(samples.map(({ expected, row }) => [expected, row])).toEqual([
+      ["42", 0],
+      ["a", 1],
+    ]);
+    expect(samples.map(questionOf)).toEqual(["What is six times seven?", "q?"]);
   });
 });
 

@@ -19,11 +19,11 @@ function record(folder = makeRunFolder(runsFolder()), sinks: EventSink[] = [], p
   const recorder = new RunRecorder({ folder, sinks, onProblem: (problem) => problems.push(problem) });
   return { recorder, folder };
 }
-const END = {
+const END: Parameters<RunRecorder["end"]>[0] = {
   status: "done",
   peak_rss_bytes: 5,
   diagnosis: { verdict: "learned", reasons: ["so"], advice: [] },
-} as const;
+};
 const answers = (answer: string) => [{ question: "q", expected: "e", answer }];
 
 async function problemOf(promise: Promise<unknown>): Promise<string> {
