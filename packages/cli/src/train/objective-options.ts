@@ -1,4 +1,5 @@
 import type { Command, OptionValues } from "@commander-js/extra-typings";
+import { CommandError } from "../errors.ts";
 import { integer, notNegative, option, positive, share } from "../options.ts";
 
 /** What is learned besides the tokens, and how the rate changes; the names are transformers' and PEFT's. */
@@ -39,7 +40,10 @@ const KEYS = ["warmupSteps", "minLr", "numCycles", "loraplusLrRatio", "labelSmoo
 
 export type ObjectiveValues = { readonly [Key in (typeof KEYS)[number]]?: number };
 
-/** Those of the options that were given. */
-export function objectiveOf(options: ObjectiveValues): ObjectiveValues {
+/** Those of the options that were given. @throws CommandError for a lowest rate above the highest, `lr` */
+export function objectiveOf(options: ObjectiveValues, lr = Number.POSITIVE_INFINITY): ObjectiveValues {
+  if ((options.minLr ?? 0) > lr) {
+    throw new CommandError(`--min-lr is ${options.minLr}, above the highest rate, ${lr}; lower it or raise --lr`);
+  }
   return Object.fromEntries(KEYS.filter((key) => options[key] !== undefined).map((key) => [key, options[key]]));
 }

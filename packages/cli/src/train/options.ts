@@ -168,7 +168,7 @@ export function settingsOf(options: TrainCommandOptions) {
   const [epochs, lr] = [options.epochs ?? recipe.epochs, options.lr ?? recipe.lr];
   return {
     ...{ epochs, lr, batch, gradAccum, scheduler, warmup, weightDecay, clip, shuffle, seed, evalEvery, earlyStop },
-    ...objectiveOf(options),
+    ...objectiveOf(options, lr),
   };
 }
 

@@ -34,12 +34,12 @@ export const layerNumbers = z.string().transform((text, context): number[] => {
   return z.NEVER;
 });
 
-const start = z.union(
-  [z.enum(["true", "false", "gaussian", "pissa", "olora"]), z.string().regex(/^pissa_niter_\d+$/)],
-  {
-    error: "one of true, false, gaussian, pissa, pissa_niter_N, olora",
-  },
-);
+const start = z
+  .string()
+  .regex(
+    /^(true|false|gaussian|olora|pissa(_niter_\d+)?)$/,
+    "one of true, false, gaussian, pissa, pissa_niter_N, olora",
+  );
 
 /** Which layers carry the adapter, and of which kind it is; the names are PEFT's where the command had none. */
 export function variantOptions<Args extends unknown[], Opts extends OptionValues, Globals extends OptionValues>(
