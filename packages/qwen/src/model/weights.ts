@@ -19,7 +19,7 @@ import { QwenModel } from "./model.ts";
 import { parameterShapes } from "./parameters.ts";
 import { keepQuantized, openQuantized, type Quantization, quantizeAll, quantizedPlace } from "./quantize.ts";
 
-/** Element types of weights, as safetensors names them. F16 is widened to f32, the others stay as they are. */
+/** Element types of weights, as safetensors names them. F16 becomes bf16 or f32, whichever holds it exactly. */
 const ELEMENT_TYPES = ["BF16", "F32", "F16"];
 const MAX_INDEX_BYTES = 64 << 20;
 const MAX_SHARDS = 1024;
@@ -145,7 +145,7 @@ export interface LoadModelOptions {
 
 /**
  * Reads a model's weights, `model.safetensors` or the shards of `model.safetensors.index.json`, all frozen. Matrices
- * stay in the mapped file as they are (bf16 or f32, f16 widened); biases and norms become f32.
+ * stay in the mapped file as they are (bf16 or f32; f16 is converted, exactly); biases and norms become f32.
  *
  * @throws ModelFileError naming every missing, unexpected and mis-shaped tensor; FormatError for a file that is no
  * safetensors file

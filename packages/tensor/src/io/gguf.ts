@@ -1,7 +1,7 @@
 import { files } from "#files";
 import type { Device } from "../devices/device.ts";
 import { defaultDevice } from "../devices/registry.ts";
-import { BYTES, type DType, fromF16 } from "../dtype.ts";
+import { BYTES, type DType } from "../dtype.ts";
 import { DTypeError, FormatError, TensorError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import type { ByteSource } from "./files.ts";
@@ -17,11 +17,12 @@ import {
   parseGgufHeader,
   VALUE_TYPES,
 } from "./gguf-header.ts";
+import { widenHalves } from "./halves.ts";
 import { checkSource, encodeSource, storedBytes, type TensorSource } from "./source.ts";
 
 export type { GgufTensorInfo, GgufValue } from "./gguf-header.ts";
 
-/** Element types read as they lie in the file; F16 is widened to f32. */
+/** Element types read as they lie in the file; F16 is copied. */
 const READABLE: ReadonlyMap<string, DType> = new Map<string, DType>([
   ...(["f32", "f64", "bf16", "i32"] as const).map((dtype) => [dtype.toUpperCase(), dtype] as const),
   ...(["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"] as const).map(
@@ -59,7 +60,7 @@ export class GgufFile {
   }
   /**
    * The tensor, mapped: blocks and bf16 stay as they are, nothing is copied where the device can read it in place. It
-   * outlives `close`. Its values must not be changed. F16 is copied, widened to f32.
+   * outlives `close`. Its values must not be changed. F16 is copied, as bf16 where a matrix fits that, else widened to f32.
    * @throws FormatError when there is no such tensor, DTypeError when its element type cannot be computed with
    */
   tensor(name: string, { device = defaultDevice() }: { device?: Device } = {}): Tensor {
@@ -71,7 +72,7 @@ export class GgufFile {
     }
     const bytes = this.#source.bytes(offset, byteLength);
     if (dtype !== undefined) return Tensor.map(bytes, shape, dtype, device);
-    return Tensor.from(Float32Array.from(new Uint16Array(bytes.slice().buffer), fromF16), shape, { device });
+    return widenHalves(bytes, shape, device);
   }
   /** Gives the file back. Tensors made from it stay. */
   close(): void {

@@ -1,10 +1,11 @@
 import { files } from "#files";
 import type { Device } from "../devices/device.ts";
 import { defaultDevice } from "../devices/registry.ts";
-import { BYTES, type DType, type ElementType, fromF16, isBlocks } from "../dtype.ts";
+import { BYTES, type DType, type ElementType, isBlocks } from "../dtype.ts";
 import { DTypeError, FormatError, TensorError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import type { ByteSource, FileSystem } from "./files.ts";
+import { widenHalves } from "./halves.ts";
 import {
   fail,
   formatHeader,
@@ -18,7 +19,7 @@ import { encodeSource, storedBytes, type TensorSource } from "./source.ts";
 
 export type { TensorInfo } from "./header.ts";
 
-/** Element types read as they lie in the file; F16 is widened to f32. */
+/** Element types read as they lie in the file; F16 is copied. */
 const READABLE: Readonly<Record<string, DType>> = { F32: "f32", F64: "f64", BF16: "bf16", I32: "i32" };
 const NAMES: { readonly [K in ElementType | "f16"]: NewTensor["dtype"] } = {
   ...({ f32: "F32", f64: "F64", bf16: "BF16", f16: "F16", i32: "I32" } as const),
@@ -62,15 +63,13 @@ export class SafetensorsFile {
   }
   /**
    * The tensor, mapped: bf16 stays bf16, nothing is copied where the device can read it in place. It outlives `close`.
-   * Its values must not be changed. F16 is copied, widened to f32.
+   * Its values must not be changed. F16 is copied, as bf16 where a matrix fits that, else
+   * widened to f32.
    * @throws FormatError when there is no such tensor, DTypeError when its element type cannot be computed with
    */
   tensor(name: string, { device = defaultDevice() }: { device?: Device } = {}): Tensor {
     const { dtype, shape } = this.info(name);
-    if (dtype === "F16") {
-      const bytes = this.bytes(name).slice();
-      return Tensor.from(Float32Array.from(new Uint16Array(bytes.buffer), fromF16), shape, { device });
-    }
+    if (dtype === "F16") return widenHalves(this.bytes(name), shape, device);
     if (!Object.hasOwn(READABLE, dtype)) {
       throw new DTypeError(
         "safetensors",

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { fromF16, toF16 } from "../dtype.ts";
+import { fromBf16, fromF16, toF16 } from "../dtype.ts";
 import { memory, parseGguf, parseSafetensors, serializeGguf, serializeSafetensors, tensor, toBf16 } from "../index.ts";
 import { encodeSource, STORED_TYPES, type StoredType, storedBytes, type TensorSource } from "./source.ts";
 
@@ -70,4 +70,30 @@ test("what does not fit is refused", async () => {
   expect(serializeSafetensors(new Map([["blocks", source("q4_0")]]))).rejects.toThrow("blocks is q4_0");
   const other = { ...source("f16"), shape: [64, 6] };
   expect(serializeGguf(new Map([["other", other]]))).rejects.toThrow("[6,64] was given for [64,6]");
+});
+
+test("halves that bf16 holds are read as bf16, others as f32, both exactly", async () => {
+  const exact = Float32Array.from(wave(384), (x) => fromBf16(toBf16(x)));
+  const of = (values: Float32Array, shape: number[]): TensorSource => ({
+    type: "f16",
+    shape,
+    read: () => tensor(values, { shape }).keep(),
+  });
+  const sources = new Map([
+    ["exact", of(exact, SHAPE)],
+    ["other", of(wave(384), SHAPE)],
+    ["vector", of(exact, [384])],
+  ]);
+  const bytes = await serializeGguf(sources);
+  // Read from an odd address as well.
+  const shifted = new Uint8Array(bytes.length + 1);
+  shifted.set(bytes, 1);
+  for (const file of [parseGguf(bytes), parseGguf(shifted.subarray(1))]) {
+    expect([...sources.keys()].map((name) => file.tensor(name).dtype)).toEqual(["bf16", "f32", "f32"]);
+    expect(await file.tensor("exact").data()).toEqual(exact);
+    expect(await file.tensor("other").data()).toEqual(wave(384).map((x) => fromF16(toF16(x))));
+  }
+  const safe = parseSafetensors(await serializeSafetensors(sources));
+  expect(safe.tensor("exact").dtype).toBe("bf16");
+  expect(await safe.tensor("exact").data()).toEqual(exact);
 });
