@@ -84,10 +84,10 @@ describe.skipIf(!isThere)("a training, watched in a browser", () => {
       () => Number(document.querySelector("#subtitle")?.textContent?.match(/step (\d+)/)?.[1]) > 60,
     );
     await page.getByText(/^After step \d+$/).waitFor();
-    expect(await page.locator("#status").innerText()).toBe("training");
-    expect(Number(await number("Loss").innerText())).toBeGreaterThan(0);
-    expect(await number("Token accuracy").innerText()).toMatch(/^[\d.]+ %$/);
-    expect(await number("Time left").innerText()).toMatch(/\d/);
+    expect(await page.locator("#status").textContent()).toBe("training");
+    expect(Number(await number("Loss").textContent())).toBeGreaterThan(0);
+    expect(await number("Token accuracy").textContent()).toMatch(/^[\d.]+ %$/);
+    expect(await number("Time left").textContent()).toMatch(/\d/);
     const [before, , , rate] = await ink();
     expect(before).toBeGreaterThan(500);
     expect(rate).toBeGreaterThan(500);
@@ -101,12 +101,12 @@ describe.skipIf(!isThere)("a training, watched in a browser", () => {
 
     await page.getByRole("button", { name: "Save now" }).click();
     await page.getByText(/^Saved at step \d+: /).waitFor();
-    const saved = /: (.+)$/.exec(await page.locator("#note").innerText())![1];
+    const saved = /: (.+)$/.exec((await page.locator("#note").textContent())!)![1];
     expect(readdirSync(join(home.path, saved))).toContain("adapter_model.safetensors");
 
     await page.getByRole("button", { name: "Stop and save" }).click();
     await page.getByText("The run has ended; this page shows all of it.").waitFor();
-    expect(await page.locator("#status").innerText()).toBe("stopped early");
+    expect(await page.locator("#status").textContent()).toBe("stopped early");
     expect(await page.locator("#diagnosis").isVisible()).toBe(true);
     expect(await page.getByRole("button", { name: "Stop and save" }).isVisible()).toBe(false);
     await shot("stopped");
@@ -148,7 +148,7 @@ describe.skipIf(!isThere)("a training, watched in a browser", () => {
     await open(pathToFileURL(join(folder, "report.html")).href);
     for (const pixels of await ink()) expect(pixels).toBeGreaterThan(500);
     expect(await page.title()).toContain("tiny → report/adapter");
-    expect(await page.locator("#status").innerText()).toBe("done");
+    expect(await page.locator("#status").textContent()).toBe("done");
     expect(await page.getByRole("button", { name: "Stop and save" }).isVisible()).toBe(false);
     expect(await page.locator(".sample h3").allInnerTexts()).toEqual(["免费空间有多大?"]);
     const [first, ...later] = run.samples.map(({ answers }) => answers[0].answer);
@@ -162,7 +162,7 @@ describe.skipIf(!isThere)("a training, watched in a browser", () => {
     expect(value("processor")).toBe(run.start.machine.cpu);
     expect(value("tokens trained")).toBe(String(run.steps.reduce((sum, { tokens }) => sum + tokens, 0)));
     expect(value("Time")).toMatch(/ s$/);
-    const diagnosis = await page.locator("#diagnosis").innerText();
+    const diagnosis = await page.locator("#diagnosis").textContent();
     for (const line of run.end!.diagnosis!.reasons) expect(diagnosis).toContain(line);
     // What a page shows it must also draw when the window changes.
     await page.setViewportSize({ width: 360, height: 640 });

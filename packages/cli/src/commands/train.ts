@@ -105,7 +105,7 @@ async function fineTune(
     };
     if (resumed) await watch.resume(resumed.checkpoint.step, started, runFolderOf(resumed));
     else watch.start(started);
-    const before = resumed?.remembered.before ?? (await questions.ask(lora, signal));
+    const before = resumed?.remembered.before ?? (await questions.ask(signal));
     if (!resumed) watch.samples(0, before);
     terminal.say(lora.summary());
     const norms = await lora.norms();
@@ -124,8 +124,8 @@ async function fineTune(
     const result = await runTraining({
       ...{ model, lora, sequences, options: settings, signal, validation: heldOut, keeper: checkpoints },
       resume: resumed?.checkpoint.state,
-      isLearned: options.stopWhenLearned ? () => questions.areAnswered(lora, signal) : undefined,
-      onStep: (step, total) => watch.step(step, total, questions, lora),
+      isLearned: options.stopWhenLearned ? () => questions.areAnswered(signal) : undefined,
+      onStep: (step, total) => watch.step(step, total, questions),
     }).finally(() => checkpoints.end());
     watch.trained();
     signal.throwIfAborted();
@@ -139,7 +139,7 @@ async function fineTune(
       context.kept = `The adapter in ${out} is complete; only the answers after training are missing.`;
       if (!options.saveEvery && stopped !== "asked") await checkpoints.remove();
     });
-    const after = await questions.ask(lora, signal);
+    const after = await questions.ask(signal);
     watch.samples(result.steps.length, after);
     const answers = before.map(({ question, expected, answer }, i) => ({
       ...{ prompt: question, expected, before: answer, after: after[i].answer },

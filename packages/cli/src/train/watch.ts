@@ -1,5 +1,5 @@
 import { dirname, join } from "node:path";
-import type { Diagnosis, Lora, StepAnswer, StepResult } from "@tslm/lora";
+import type { Diagnosis, StepAnswer, StepResult } from "@tslm/lora";
 import {
   type Answer,
   LivePage,
@@ -128,14 +128,14 @@ export class Watch {
   }
 
   /** For the trainer's `onStep`: writes the step down, asks the samples when it is their turn, and says whether to stop. */
-  async step(result: StepResult, total: number, questions: SampleQuestions, lora: Lora): Promise<StepAnswer> {
+  async step(result: StepResult, total: number, questions: SampleQuestions): Promise<StepAnswer> {
     const { step, validation_loss } = result;
     const event = this.#recorder.step(result);
     if (validation_loss !== undefined) this.#recorder.validation({ step, loss: validation_loss });
     this.#progress?.update(event, total);
     const { sampleEvery } = this.#options;
     if (sampleEvery > 0 && step % sampleEvery === 0 && step < total) {
-      const answers = await questions.ask(lora, this.#context.signal);
+      const answers = await questions.ask(this.#context.signal);
       this.samples(step, answers);
       this.#sayAnswers(step, answers);
     }
