@@ -213,11 +213,6 @@ describe("validation", () => {
     );
     expect(status).toBe(0);
   });
-  test("--early-stop without validation data is wrong usage", async () => {
-    const { status, stderr } = await train(...onTiny("none", "--early-stop", "2"));
-    expect(stderr).toContain("option '--early-stop <n>' needs '--validation <file>' or '--validation-split <share>'");
-    expect(status).toBe(2);
-  });
   test("--stop-when-learned ends when the sample is answered with the data's facts", async () => {
     const options = ["--model", "demo", "--recipe", "tuned", "--epochs", "60", "--stop-when-learned"];
     const result = await trainJson(...options, "--out", join(home.path, "learned"));

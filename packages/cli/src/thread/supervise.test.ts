@@ -20,7 +20,8 @@ function supervised({ isTTY = false, graceMs = 5 } = {}) {
   const thread = new FakeThread();
   const [stdout, stderr] = [new PassThrough(), Object.assign(new PassThrough(), { isTTY })];
   const supervision = supervise(thread, new Terminal({ stdout, stderr }, {}), graceMs);
-  const written = () => ({ stdout: String(stdout.read() ?? ""), stderr: String(stderr.read() ?? "") });
+  const all = (stream: PassThrough) => String(stream.read(stream.readableLength) ?? "");
+  const written = () => ({ stdout: all(stdout), stderr: all(stderr) });
   return { thread, written, ...supervision };
 }
 
@@ -65,7 +66,7 @@ describe("supervise", () => {
     thread.says({ kind: "kept", sentence: "All is saved." });
     thread.says({ kind: "whole", isRunning: false });
     expect(await status).toBe(EXIT.interrupted);
-    expect(written().stderr).toBe("Interrupted. All is saved.\n");
+    expect(written().stderr).toBe("It ends when what is running is done and saved.\nInterrupted. All is saved.\n");
   });
 
   test("leave() does not wait for the grace, and takes the bar off a screen", async () => {

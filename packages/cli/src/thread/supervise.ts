@@ -79,6 +79,7 @@ export function supervise(thread: Thread, terminal: Terminal, graceMs = GRACE_MS
     status: promise,
     interrupt(reason) {
       interrupted = reason;
+      if (isWhole) terminal.say("It ends when what is running is done and saved.");
       thread.postMessage({ kind: "interrupt", signal: reason.signal });
       waitAWhile();
     },

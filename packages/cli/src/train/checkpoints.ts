@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import {
   CHECKPOINTS_FOLDER,
@@ -57,9 +58,9 @@ export class RunCheckpoints implements StateKeeper {
   /** To stand behind an error: what there is to go on from. */
   get #hint(): string {
     const { last } = this.#checkpoints;
-    return last
-      ? `; the last good checkpoint, ${last.folder}, is of step ${last.step}: go on from it with  ${resumeCommand(this.#out)}`
-      : "";
+    if (last === undefined) return "";
+    if (!existsSync(last.folder)) return "; its checkpoints have vanished with their folder";
+    return `; the last good checkpoint, ${last.folder}, is of step ${last.step}: go on from it with  ${resumeCommand(this.#out)}`;
   }
 
   /** Does what writes the adapter; where that fails, the error says what there is to go on from. */

@@ -1,11 +1,12 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, spyOn, test } from "bun:test";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Generator } from "@tslm/tensor";
 import { loadAdapter } from "../adapter.ts";
+import type { LoraConfigInput } from "../config.ts";
 import { CheckpointError } from "../errors.ts";
-import { applyLora, type Lora } from "../lora.ts";
+import { applyLora, type Lora, startLora } from "../lora.ts";
 import { TinyModel } from "../testing.ts";
 import {
   Checkpoints,
@@ -43,10 +44,11 @@ async function part(
   run: Partial<TrainRun> = {},
   checkpoints: Partial<CheckpointsOptions> = {},
   resume = false,
+  kind: LoraConfigInput = {},
 ): Promise<Ended> {
   const model = new TinyModel();
   const config = { r: 2, lora_alpha: 4, lora_dropout: 0.5, target_modules: ["q_proj", "v_proj"] };
-  const lora = applyLora(model, config, new Generator(7));
+  const lora = await startLora(model, { ...config, ...kind }, new Generator(7));
   try {
     const resumed = resume ? (await findCheckpoint(folder)).checkpoint : undefined;
     const keeper = new Checkpoints({ folder, settings, saveEvery: 0, resumed, ...checkpoints });
@@ -70,7 +72,13 @@ const numbers = ({ result: { steps, best, stopped, step, tokens }, weights }: En
 });
 
 /** A run that is interrupted at a step: when its `onStep` is called, or while its samples are asked. */
-async function interrupt(folder: string, at: number, where: "onStep" | "isLearned", resume = false): Promise<void> {
+async function interrupt(
+  folder: string,
+  at: number,
+  where: "onStep" | "isLearned",
+  resume = false,
+  kind: LoraConfigInput = {},
+): Promise<void> {
   const controller = new AbortController();
   const stop = (): never => {
     controller.abort(new Error("Ctrl-C"));
@@ -81,7 +89,7 @@ async function interrupt(folder: string, at: number, where: "onStep" | "isLearne
     where === "onStep"
       ? { onStep: (result) => (result.step === at ? controller.abort(new Error("Ctrl-C")) : undefined) }
       : { onStep: (result) => void (step = result.step), isLearned: () => (step >= at - 1 ? stop() : false) };
-  await expect(part(folder, { ...run, signal: controller.signal }, {}, resume)).rejects.toThrow("Ctrl-C");
+  await expect(part(folder, { ...run, signal: controller.signal }, {}, resume, kind)).rejects.toThrow("Ctrl-C");
 }
 
 const undisturbed = part(newFolder());
@@ -130,6 +138,23 @@ describe("a resumed run goes on instead of beginning again (unsloth-zoo #751), a
     expect(numbers(await part(folder, { options }, {}, true))).toEqual(expected);
   });
 
+  test.each([{ use_dora: true }, { init_lora_weights: "pissa" as const }, { init_lora_weights: "olora" as const }])(
+    "whatever the kind of adapter: %p",
+    async (kind) => {
+      const half = newFolder();
+      await interrupt(half, 7, "onStep", false, kind);
+      const expected = await part(newFolder(), {}, {}, false, kind);
+      expect(numbers(await part(half, {}, {}, true, kind))).toEqual(numbers(expected));
+    },
+  );
+
+  test("stopped on request: the rest can be done", async () => {
+    const folder = newFolder();
+    const { result } = await part(folder, { onStep: ({ step }) => (step === 5 ? "stop" : undefined) });
+    expect([result.stopped, result.steps.length]).toEqual(["asked", 5]);
+    expect(numbers(await part(folder, {}, {}, true))).toEqual(numbers(await undisturbed));
+  });
+
   test("with more epochs, where a step's rate does not depend on their number", async () => {
     const options = { ...OPTIONS, scheduler: "constant" as const };
     const folder = newFolder();
@@ -162,6 +187,40 @@ describe("checkpoints", () => {
     expect(during.sort()).toEqual(["step-12", "step-9"]);
     expect((await readdir(folder)).sort()).toEqual(["step-10", "step-12"]);
     expect((await findCheckpoint(join(folder, "step-10"))).checkpoint.step).toBe(10);
+  });
+
+  test("without a number of steps: every minute, and never more than a fiftieth of the time", async () => {
+    let now = 0;
+    const clock = spyOn(performance, "now").mockImplementation(() => now);
+    try {
+      const saved: number[] = [];
+      const folder = newFolder();
+      const options = { ...OPTIONS, epochs: 8 };
+      // A step takes 21 s, and the second save 5 s.
+      await part(
+        folder,
+        { options, onStep: () => void (now += 21_000) },
+        {
+          saveEvery: undefined,
+          extra: { toJSON: () => void (saved.length === 1 && (now += 5_000)) },
+          onSaved: (_, step) => void saved.push(step),
+        },
+      );
+      expect(saved).toEqual([3, 6, 18, 21, 24]);
+    } finally {
+      clock.mockRestore();
+    }
+  });
+
+  test("one may be asked for", async () => {
+    const folder = newFolder();
+    const model = new TinyModel();
+    const lora = applyLora(model, { r: 2, target_modules: ["q_proj"] }, new Generator(7));
+    const keeper = new Checkpoints({ folder, settings, saveEvery: 0 });
+    const onStep = ({ step }: { step: number }) => (step === 5 ? keeper.request() : undefined);
+    await train({ model, lora, sequences, options: OPTIONS, keeper, onStep });
+    expect(await readdir(folder)).toEqual(["step-5"]);
+    lora.remove();
   });
 
   test("a broken one is told and the one before it taken", async () => {
