@@ -1,4 +1,3 @@
-import { existsSync, readdirSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Ended, start } from "./process.ts";
@@ -22,13 +21,6 @@ export interface KillTime {
   readonly at: number;
 }
 
-/** Is something half-written in the adapter's folder or among its checkpoints? */
-function isSaving(out: string): boolean {
-  return [out, join(out, "checkpoints")].some(
-    (folder) => existsSync(folder) && readdirSync(folder).some((name) => /^\.(saving|saved|removed)/.test(name)),
-  );
-}
-
 /** Checkpoints that are in their place. */
 export async function checkpointsIn(out: string): Promise<string[]> {
   const names = await readdir(join(out, "checkpoints")).catch(() => []);
@@ -50,6 +42,9 @@ export async function trainThroughKills(
   count: Kills,
 ): Promise<Ended> {
   for (;;) {
+    // Processes that were killed left half-written folders; only new ones tell of a save.
+    const before = await halfWritten(out);
+    const isSaving = async () => !(await halfWritten(out)).isSubsetOf(before);
     const isBegun = (await checkpointsIn(out)).length > 0;
     const time = next();
     const running = start("train", isBegun ? ["--resume", "--out", out, "--json"] : [...args, "--out", out, "--json"], {
@@ -60,24 +55,23 @@ export async function trainThroughKills(
     const over = running.process.exited.then(() => {
       isOver = true;
     });
-    // A process that was killed left its half-written folders; only new ones tell of a save.
-    const before = isSaving(out) ? await leftOf(out) : new Set<string>();
     if (time.after === "loading") await Promise.race([running.printed("trainable params").catch(() => {}), over]);
     else {
-      while (!isOver && ![...(await leftOf(out))].some((name) => !before.has(name))) await Bun.sleep(0);
+      while (!isOver && !(await isSaving())) await Bun.sleep(0);
     }
     await Promise.race([Bun.sleep(time.at), over]);
     running.process.kill("SIGKILL");
     const ended = await running.ended();
     if (ended.status !== 128 && ended.status !== 137) return finished(ended, count);
     count.kills++;
-    if (isSaving(out)) count.inSaves++;
+    if (await isSaving()) count.inSaves++;
   }
 }
 
-async function leftOf(out: string): Promise<Set<string>> {
+/** What stands half-written in the adapter's folder and among its checkpoints. */
+async function halfWritten(out: string): Promise<Set<string>> {
   const names = await Promise.all([out, join(out, "checkpoints")].map((folder) => readdir(folder).catch(() => [])));
-  return new Set(names.flat().filter((name) => name.startsWith(".")));
+  return new Set(names.flat().filter((name) => /^\.(saving|saved|removed)/.test(name)));
 }
 
 function finished(ended: Ended, count: Kills): Ended {
