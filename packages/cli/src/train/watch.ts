@@ -189,6 +189,10 @@ export class Watch {
   }
 }
 
+/** Characters of an answer on the way; the page and the report have all of it. */
+const SHOWN = 80;
+
 function oneLine(text: string): string {
-  return text.replaceAll(/\s*\n\s*/g, " ⏎ ");
+  const characters = [...text.replaceAll(/\s*\n\s*/g, " ⏎ ")];
+  return characters.length <= SHOWN ? characters.join("") : `${characters.slice(0, SHOWN).join("")}…`;
 }

@@ -40,6 +40,7 @@ export interface TrainResult {
   /** Tokens of all sequences, as often as they were seen. */
   tokens: number;
   seconds: number;
+  /** While steps were computed: without evaluations, questions on the way and saves. */
   tokens_per_second: number;
   /** Layers were computed again for their gradients, because memory would not have held all of a pass. */
   recomputed: boolean;

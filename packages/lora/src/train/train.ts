@@ -137,7 +137,7 @@ export async function train(run: TrainRun): Promise<TrainResult> {
       steps,
       tokens,
       seconds,
-      tokens_per_second: tokens / seconds,
+      tokens_per_second: tokens / steps.reduce((sum, step) => sum + step.seconds, 0),
       recomputed,
       step: useBest ? best.step : steps.length,
       ...(best && { best }),
