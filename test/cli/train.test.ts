@@ -8,7 +8,7 @@ import { writeTinyModel } from "../support/tiny-model.ts";
 // Each test starts processes, on machines that may be slow and busy.
 setDefaultTimeout(120_000);
 
-const FILES = ["adapter_config.json", "adapter_model.safetensors", "prompt.json", "training.json"];
+const FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "prompt.json", "training.json"];
 const SEED_DATA = join(ROOT, "data/input/lora_train_data.csv");
 const SAMPLE = "### Instruction:\n回答关于飞跃云产品的问题\n\n### Input:\n免费空间有多大?\n\n### Response:\n";
 

@@ -1,5 +1,13 @@
 import { basename, resolve } from "node:path";
-import { type Lora, loadAdapter, type PromptFormat, promptFormat, readAdapterConfig, readPrompt } from "@tslm/lora";
+import {
+  baseMismatch,
+  type Lora,
+  loadAdapter,
+  type PromptFormat,
+  promptFormat,
+  readAdapterConfig,
+  readPrompt,
+} from "@tslm/lora";
 import { HubError, type Tokenizer } from "@tslm/qwen";
 import { CommandError } from "./errors.ts";
 import { type LocatedModel, locateModel, type OpenModel, openModel } from "./model.ts";
@@ -15,6 +23,8 @@ export interface OpenAdapter {
   readonly lora: Lora;
   /** How training put a question; the default where the folder does not say. */
   readonly prompt: PromptFormat;
+  /** Why its answers may be wrong on this model, if it was trained on another one. */
+  readonly mismatch: string | undefined;
 }
 
 /** What an adapter is called: its folder's name. */
@@ -25,6 +35,18 @@ export function adapterName(dir: string): string {
 /** A model with the adapters that were asked for, none of them attached. */
 export interface OpenModelWithAdapters extends OpenModel {
   readonly adapters: readonly OpenAdapter[];
+  /** How to put a question without an adapter: as the model says, into which one was merged by `export`, or the default. */
+  readonly prompt: PromptFormat;
+}
+
+/** Says which of the adapters were trained on another model. */
+export function warnOfOtherBases(
+  { terminal }: Pick<Context, "terminal">,
+  adapters: readonly Pick<OpenAdapter, "dir" | "mismatch">[],
+): void {
+  for (const { dir, mismatch } of adapters) {
+    if (mismatch !== undefined) terminal.warn(`the adapter in ${dir} ${mismatch}`);
+  }
 }
 
 /**
@@ -68,9 +90,10 @@ export async function openModelWithAdapters(
       context.signal.throwIfAborted();
       const lora = await loadAdapter(dir, model.qwen.model);
       lora.detach();
-      adapters.push({ name: adapterName(dir), dir, lora, prompt: prompts[i] ?? promptFormat(model.name) });
+      const mismatch = await baseMismatch(prompts[i], model.qwen.model);
+      adapters.push({ name: adapterName(dir), dir, lora, prompt: prompts[i] ?? promptFormat(model.name), mismatch });
     }
-    return { ...model, adapters };
+    return { ...model, adapters, prompt: (await readPrompt(model.dir)) ?? promptFormat(model.name) };
   } catch (error) {
     await model.dispose();
     throw error;

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { readFile, writeFile } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
 import {
   type Linear,
   type Module,
@@ -16,6 +16,7 @@ import {
 import { baseFingerprint } from "./base-fingerprint.ts";
 import { formatLoraConfig, type LoraConfig, parseLoraConfig, savedConfig } from "./config.ts";
 import { AdapterError, ConfigError } from "./errors.ts";
+import { formatCard, isCard } from "./export/card.ts";
 import { type FileContent, finishSave, readJson, saveFolder } from "./folder.ts";
 import { openGgufAdapter } from "./formats/gguf.ts";
 import { findGguf } from "./formats/gguf-file.ts";
@@ -41,13 +42,16 @@ import { fromBaseOf } from "./variants/from-base.ts";
 export const CONFIG_FILE = "adapter_config.json";
 export const WEIGHTS_FILE = "adapter_model.safetensors";
 
+/** The model card, as hubs show it. */
+export const CARD_FILE = "README.md";
+
 /** What is saved beside the adapter itself. */
 export interface SaveOptions {
   /** Name or folder of the base model, for `base_model_name_or_path`; what the configuration says unless given. */
   baseModel?: string;
   /** Written as `prompt.json`. */
   prompt?: PromptFormat;
-  /** Written as `training.json`. */
+  /** Written as `training.json`; with it comes a model card, `README.md`. */
   record?: TrainingRecord;
 }
 
@@ -59,7 +63,23 @@ export interface SaveOptions {
  * @throws AdapterError when the folder cannot be written
  */
 export async function saveAdapter(folder: string, lora: Lora, options: SaveOptions = {}): Promise<void> {
-  await saveFolder(folder, adapterFiles(lora, options));
+  const files = adapterFiles(lora, options);
+  if (options.record && (await mayWriteCard(folder))) files[CARD_FILE] = cardOf(folder, lora, options);
+  await saveFolder(folder, files);
+}
+
+/** A README.md that someone else wrote stays. */
+async function mayWriteCard(folder: string): Promise<boolean> {
+  const found = await readFile(join(folder, CARD_FILE), "utf8").catch(() => undefined);
+  return found === undefined || isCard(found);
+}
+
+function cardOf(folder: string, lora: Lora, { baseModel, prompt, record }: SaveOptions): string {
+  const base = baseModel ?? lora.config.base_model_name_or_path;
+  const config = { ...lora.config, base_model_name_or_path: base };
+  const title = basename(resolve(folder));
+  const about = `A LoRA adapter${base ? ` for ${base}` : ""}, in PEFT's format.`;
+  return formatCard({ title, about, library: "peft", config, prompt, record });
 }
 
 /** The files of {@link saveAdapter}. */

@@ -7,6 +7,8 @@ export interface StartOptions extends EngineOptions {
   /** Gives up loading. */
   readonly signal?: AbortSignal;
   readonly onProgress?: (loaded: number, total: number) => void;
+  /** What the user should know of while it goes on. */
+  readonly onWarning?: (message: string) => void;
 }
 
 /** The engine's thread failed: a model that cannot be loaded, or a fault while it ran. */
@@ -63,7 +65,7 @@ export class Engine implements Chatter {
    *
    * @throws EngineError saying why they cannot be loaded; the signal's reason
    */
-  static async start({ signal, onProgress, ...options }: StartOptions): Promise<Engine> {
+  static async start({ signal, onProgress, onWarning, ...options }: StartOptions): Promise<Engine> {
     signal?.throwIfAborted();
     const worker = new Worker(new URL("./worker.ts", import.meta.url), { workerData: options });
     const { promise, resolve, reject } = Promise.withResolvers<Engine>();
@@ -72,6 +74,7 @@ export class Engine implements Chatter {
     worker.on("error", (error) => reject(new EngineError(`the engine failed: ${error.message}`, { cause: error })));
     worker.on("message", (message: FromEngine) => {
       if (message.kind === "loading") onProgress?.(message.loaded, message.total);
+      else if (message.kind === "warning") onWarning?.(message.message);
       else if (message.kind === "ready") resolve(new Engine(worker, options, message.device));
       else if (message.kind === "failed") reject(received(message.error));
     });

@@ -38,6 +38,8 @@ export type ToEngine =
 /** From the engine: first how loading goes, then what becomes of calls. */
 export type FromEngine =
   | { readonly kind: "loading"; readonly loaded: number; readonly total: number }
+  /** Something that the user should know of, as that an adapter belongs to another model. */
+  | { readonly kind: "warning"; readonly message: string }
   | { readonly kind: "ready"; readonly device: Chatter["device"] }
   | { readonly kind: "failed"; readonly error: SentError }
   | { readonly kind: "prepared"; readonly id: number; readonly prompt: Prompt }

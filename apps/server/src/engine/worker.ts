@@ -1,6 +1,6 @@
 // The engine's own thread: loads a model and its adapters and answers; HTTP stays awake on the main thread meanwhile.
 import { parentPort, workerData } from "node:worker_threads";
-import { loadAdapter, promptFormat, readPrompt } from "@tslm/lora";
+import { baseMismatch, loadAdapter, promptFormat, readPrompt } from "@tslm/lora";
 import { Qwen } from "@tslm/qwen";
 import { createDevice, type Device, setDefaultDevice } from "@tslm/tensor";
 import { ApiError } from "../errors.ts";
@@ -25,7 +25,10 @@ async function load({ dir, name, adapters: wanted, device: deviceName, threads, 
   for (const adapter of wanted) {
     const lora = await loadAdapter(adapter.dir, qwen.model);
     lora.detach();
-    adapters.push({ name: adapter.name, lora, prompt: (await readPrompt(adapter.dir)) ?? promptFormat(name) });
+    const prompt = await readPrompt(adapter.dir);
+    const mismatch = await baseMismatch(prompt, qwen.model);
+    if (mismatch !== undefined) send({ kind: "warning", message: `the adapter in ${adapter.dir} ${mismatch}` });
+    adapters.push({ name: adapter.name, lora, prompt: prompt ?? promptFormat(name) });
   }
   return { qwen, device, chatter: new ModelChatter(qwen, { name, adapters }) };
 }

@@ -1,6 +1,6 @@
-import { DEFAULT_INSTRUCTION, promptFormat, putQuestion } from "@tslm/lora";
+import { DEFAULT_INSTRUCTION, putQuestion } from "@tslm/lora";
 import type { Tokenizer } from "@tslm/qwen";
-import { openModelWithAdapters } from "../adapter.ts";
+import { openModelWithAdapters, warnOfOtherBases } from "../adapter.ts";
 import {
   ADAPTER_MODEL,
   checked,
@@ -70,10 +70,11 @@ export function ask(context: Context) {
       context.kept = "Nothing was changed.";
       const open = await openModelWithAdapters(context, options.adapter ? [options.adapter] : [], options);
       try {
+        warnOfOtherBases(context, open.adapters);
         const { tokenizer } = open.qwen;
         const [adapter] = open.adapters;
         adapter?.lora.attach();
-        const format = adapter?.prompt ?? promptFormat(open.name);
+        const format = adapter?.prompt ?? open.prompt;
         const { text: prompt, ids } = options.chat
           ? putToChat(tokenizer, question)
           : putQuestion({ instruction: options.instruction, input: question }, format, tokenizer);

@@ -1,8 +1,8 @@
 import { DataError, readJsonRows } from "@tslm/data";
-import { type PromptFormat, promptFormat, putQuestion } from "@tslm/lora";
+import { type PromptFormat, putQuestion } from "@tslm/lora";
 import { perplexity, type Qwen, type Score } from "@tslm/qwen";
 import { z } from "zod";
-import { endTokenOf, openModelWithAdapters } from "../adapter.ts";
+import { endTokenOf, openModelWithAdapters, warnOfOtherBases } from "../adapter.ts";
 import { ADAPTER_MODEL, integer, modelCommand, notEmpty, option } from "../options.ts";
 import { Progress } from "../progress.ts";
 import type { Context } from "../run.ts";
@@ -46,11 +46,12 @@ export function evaluate(context: Context) {
       const open = await openModelWithAdapters(context, options.adapter ? [options.adapter] : [], options);
       const progress = new Progress(terminal, "Evaluating");
       try {
+        warnOfOtherBases(context, open.adapters);
         const [adapter] = open.adapters;
         adapter?.lora.attach();
         const scores: Pick<Score, "tokenLogprobs">[] = [];
         for (const [i, one] of cases.entries()) {
-          const { prompt, ids } = encodeCase(one, open.qwen, adapter?.prompt ?? promptFormat(open.name));
+          const { prompt, ids } = encodeCase(one, open.qwen, adapter?.prompt ?? open.prompt);
           const scored = await open.qwen.score(ids, { signal });
           const continuation =
             options.generate > 0

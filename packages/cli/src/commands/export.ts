@@ -1,17 +1,9 @@
 import { mkdir, readdir, stat, statfs, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import {
-  baseMismatch,
-  createFolder,
-  loadAdapter,
-  type PromptFormat,
-  promptFormat,
-  readPrompt,
-  readRecord,
-} from "@tslm/lora";
+import { createFolder, loadAdapter, type PromptFormat, promptFormat, readPrompt, readRecord } from "@tslm/lora";
 import { Qwen } from "@tslm/qwen";
 import type { StoredType } from "@tslm/tensor";
-import { endTokenOf, type OpenModelWithAdapters, openModelWithAdapters } from "../adapter.ts";
+import { endTokenOf, type OpenModelWithAdapters, openModelWithAdapters, warnOfOtherBases } from "../adapter.ts";
 import { CommandError, UsageError } from "../errors.ts";
 import { type Check, check, percent } from "../export/check.ts";
 import { answers, comparisonPrompts, measure } from "../export/compare.ts";
@@ -84,11 +76,15 @@ async function exportTo(context: Context, open: OpenModelWithAdapters, options: 
   const { qwen } = open;
   const prompt = options.adapter === undefined ? undefined : await readPrompt(options.adapter);
   const record = options.adapter === undefined ? undefined : await readRecord(options.adapter);
-  const mismatch = adapter && (await baseMismatch(prompt, qwen.model));
-  if (mismatch) {
-    const told = `the adapter in ${options.adapter} ${mismatch}`;
-    if (!options.anyBase) throw new CommandError(`${told}; or write it all the same with --any-base`);
-    terminal.warn(told);
+  if (adapter?.mismatch !== undefined && !options.anyBase) {
+    const told = `the adapter in ${adapter.dir} ${adapter.mismatch}`;
+    throw new CommandError(`${told}; or write it all the same with --any-base`);
+  }
+  warnOfOtherBases(context, open.adapters);
+  if (adapter && prompt === undefined) {
+    terminal.say(
+      "The adapter does not say how its questions were put (there is no prompt.json): what is written keeps the chat template of its base model.",
+    );
   }
 
   const asked = prompt ?? promptFormat(open.name);

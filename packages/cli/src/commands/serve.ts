@@ -114,6 +114,7 @@ async function startEngine(
       quantize,
       signal,
       onProgress: (loaded, total) => progress.update(loaded / total, `${loaded} of ${total} tensors`),
+      onWarning: (message) => terminal.warn(message),
     });
   } finally {
     progress.stop();

@@ -18,7 +18,7 @@ import { peakMemory } from "../resources.ts";
 import type { Context } from "../run.ts";
 import { makeAdapter } from "../train/adapter.ts";
 import { RunCheckpoints, warnOfCheckpoints } from "../train/checkpoints.ts";
-import { prepare, readData } from "../train/data.ts";
+import { prepare, readData, sha256Of } from "../train/data.ts";
 import { recordOf, settingsOf, type TrainCommandOptions, trainCommand } from "../train/options.ts";
 import { tell } from "../train/report.ts";
 import {
@@ -93,7 +93,8 @@ async function fineTune(
     const record = {
       base_model: open.name,
       data: {
-        ...{ file: options.data, examples: examples.length, sequences: rows.length, tokens: report.tokens },
+        ...{ file: options.data, sha256: await sha256Of(options.data) },
+        ...{ examples: examples.length, sequences: rows.length, tokens: report.tokens },
         ...(heldOut && { validation: validation.length }),
       },
       options: recordOf(options, settings, lora),

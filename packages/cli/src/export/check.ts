@@ -4,12 +4,13 @@ import { type Distance, distanceOf, type Measured } from "./compare.ts";
 
 /**
  * How far the logits of a file may be from those in memory, as `Distance.relative`. What is lost is the rounding of the
- * weights alone: a few times what it costs on the 0.5B model and the demo model. A file that is wrong (a matrix
- * transposed, positions turned otherwise, another base) is off by about 1.
+ * weights alone. On the 0.5B model with an adapter that was measured to cost 0.0003 (f16), 0.003 (bf16), 0.03 (q8_0),
+ * 0.1 (5 bits), 0.23 (q4_1) and 0.36 (q4_0). A file that is wrong (a matrix transposed, positions turned otherwise,
+ * another base) is off by about 1.
  */
 const LIMITS: { readonly [K in StoredType]: number } = {
-  ...{ f32: 1e-3, f16: 0.01, bf16: 0.05, q8_0: 0.1 },
-  ...{ q5_1: 0.3, q5_0: 0.3, q4_1: 0.5, q4_0: 0.5 },
+  ...{ f32: 1e-3, f16: 0.01, bf16: 0.02, q8_0: 0.1 },
+  ...{ q5_1: 0.4, q5_0: 0.4, q4_1: 0.7, q4_0: 0.8 },
 };
 
 /** An adapter that changes the logits by less than this share of the limit is too small to look for. */

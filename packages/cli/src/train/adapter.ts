@@ -1,6 +1,15 @@
-import { type Lora, type LoraConfigInput, linearLayers, loadAdapter, startLora } from "@tslm/lora";
+import {
+  baseMismatch,
+  type Lora,
+  type LoraConfigInput,
+  linearLayers,
+  loadAdapter,
+  readPrompt,
+  startLora,
+} from "@tslm/lora";
 import type { Qwen } from "@tslm/qwen";
 import { Generator } from "@tslm/tensor";
+import { warnOfOtherBases } from "../adapter.ts";
 import { CommandError } from "../errors.ts";
 import { Progress } from "../progress.ts";
 import { RECIPES } from "../recipe.ts";
@@ -14,7 +23,12 @@ export async function makeAdapter(
   { model }: Qwen,
   options: TrainCommandOptions,
 ): Promise<Lora> {
-  if (options.initAdapter !== undefined) return loadAdapter(options.initAdapter, model);
+  if (options.initAdapter !== undefined) {
+    const lora = await loadAdapter(options.initAdapter, model);
+    const mismatch = await baseMismatch(await readPrompt(options.initAdapter), model);
+    warnOfOtherBases({ terminal }, [{ dir: options.initAdapter, mismatch }]);
+    return lora;
+  }
   const recipe = RECIPES[options.recipe];
   const config: LoraConfigInput = {
     r: options.rank ?? recipe.rank,

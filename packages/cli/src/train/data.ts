@@ -81,3 +81,10 @@ export function prepare(
   }
   return report;
 }
+
+/** SHA-256 of a file, for the record of what was trained on. */
+export async function sha256Of(path: string): Promise<string> {
+  const hash = new Bun.CryptoHasher("sha256");
+  for await (const chunk of Bun.file(path).stream()) hash.update(chunk);
+  return hash.digest("hex");
+}
