@@ -11,13 +11,13 @@ import { type Arguments, type ArgumentValues, defineKernel } from "../lang/kerne
 import { claimWorkspace } from "../lang/math.ts";
 import type { Target } from "../lang/target.ts";
 import type { F32, Index, Pointer, VF } from "../lang/values.ts";
-import { dropoutDraws } from "./philox.ts";
+import { dropoutDraws, spanOf } from "./philox.ts";
 import { rowPointer } from "./rows.ts";
 
 /** Rows of A, and columns of `low`, that are multiplied at once. */
 const RANKS = 4;
 /** Rows whose gradients to A and B are one sum. */
-export const BACKWARD_ROWS = 32;
+export const BACKWARD_ROWS = 64;
 
 const wide = (target: Target) => target.vectorRegisters >= 32;
 /** Rows that are worked on together. */
@@ -31,7 +31,7 @@ const paddedRank = (rank: number) => Math.ceil(rank / RANKS) * RANKS;
 
 /** f32 elements of workspace that a thread needs, for rows of n elements. */
 export function lowRankFloats(target: Target, n: number, rank: number): number {
-  const span = 2 * target.lanes;
+  const span = spanOf(target.lanes);
   return groupRows(target) * (paddedRank(rank) + target.lanes + Math.ceil(n / span) * span);
 }
 
@@ -173,7 +173,7 @@ function eachGroup(k: Builder, first: Index, end: Index, body: (row: Index, coun
 /** Parts of a thread's workspace for a group of `count` rows. */
 function spaces(k: Builder, args: Shared, workspace: Pointer, count: number) {
   const lowStride = args.rank.add(RANKS - 1).alignDown(RANKS);
-  const span = 2 * k.lanes;
+  const span = spanOf(k.lanes);
   const stride = args.n.add(span - 1).alignDown(span);
   const wideRows = workspace.at(lowStride.add(k.lanes).mul(groupRows(k.target))).fixed();
   return {
@@ -182,6 +182,38 @@ function spaces(k: Builder, args: Shared, workspace: Pointer, count: number) {
     rows: Array.from({ length: count }, (_, r) => wideRows.at(stride.mul(r)).fixed()),
     stride,
   };
+}
+
+interface Group {
+  readonly row: Index;
+  readonly count: number;
+  readonly space: ReturnType<typeof spaces>;
+}
+
+/** What is left of a row's values after dropout goes into the group's space. Places `ahead` are asked for meanwhile. */
+function drawRows(
+  k: Builder,
+  args: Shared,
+  { row, count, space }: Group,
+  of: (row: Index) => { values: (at: Index, some?: Index) => VF; ahead: readonly Pointer[] },
+): void {
+  const to = k.variable(space.rows[0]!);
+  k.loop({ from: row, to: row.add(count) }, (each) => {
+    const { values, ahead } = of(each);
+    const draws = dropoutDraws(k, args.constants);
+    const place = args.places.at(each.mul(2)).fixed();
+    const step = (i: Index, rest?: Index) =>
+      draws.mayDrop(place, i).forEach((keep, v) => {
+        const at = i.add(v * k.lanes);
+        to.at(at).store(keep(values(at, rest?.sub(v * k.lanes))));
+        // Drawing leaves the memory idle.
+        for (const pointer of ahead) pointer.at(at).prefetch();
+      });
+    const whole = args.n.alignDown(draws.span);
+    k.loop({ to: whole, step: draws.span }, (i) => step(i));
+    k.if(args.n.sub(whole).gt(0), () => step(whole, args.n.sub(whole)));
+    to.advance(space.stride);
+  });
 }
 
 function forwardKernel(dropped: boolean) {
@@ -193,28 +225,12 @@ function forwardKernel(dropped: boolean) {
     eachGroup(k, first, k.end.mul(perItem).min(args.rows), (row, count) => {
       const space = spaces(k, args, workspace, count);
       if (dropped) {
-        const to = k.variable(space.rows[0]!);
-        k.loop({ from: row, to: row.add(count) }, (each) => {
-          const x = rowPointer(args.x, each, args.sx);
-          const draws = dropoutDraws(k, args.constants);
-          const place = args.places.at(each.mul(2)).fixed();
-          const scale = args.scale.splat();
-          const step = (i: Index, rest?: Index) =>
-            draws.mayDrop(place, i).forEach((keep, v) => {
-              const at = i.add(v * k.lanes);
-              to.at(at).store(
-                keep(
-                  x
-                    .at(at)
-                    .load(rest?.sub(v * k.lanes))
-                    .mul(scale),
-                ),
-              );
-            });
-          const whole = args.n.alignDown(draws.span);
-          k.loop({ to: whole, step: draws.span }, (i) => step(i));
-          k.if(args.n.sub(whole).gt(0), () => step(whole, args.n.sub(whole)));
-          to.advance(space.stride);
+        drawRows(k, args, { row, count, space }, (each) => {
+          const [x, scale] = [rowPointer(args.x, each, args.sx), args.scale.splat()];
+          return {
+            values: (at, some) => x.at(at).load(some).mul(scale),
+            ahead: [rowPointer(args.out, each, args.so)],
+          };
         });
       }
       const inputs = dropped ? space.rows : space.rows.map((_, r) => rowPointer(args.x, row.add(r), args.sx));
@@ -268,19 +284,11 @@ function backwardKernel(dropped: boolean, toX: boolean) {
         products(k, grads, args.m, args.bt.fixed(), args.sbt, args.rank, () => args.alpha, space.low);
         if (dropped) {
           // What remains of each feature: 1/(1−p), or 0.
-          const to = k.variable(space.rows[0]!);
-          k.loop({ from: row, to: row.add(count) }, (each) => {
-            const draws = dropoutDraws(k, args.constants);
-            const place = args.places.at(each.mul(2)).fixed();
+          drawRows(k, args, { row, count, space }, (each) => {
             const scale = args.scale.splat();
-            k.loop({ to: args.n, step: draws.span }, (i) => {
-              draws.mayDrop(place, i).forEach((keep, v) => {
-                to.at(i)
-                  .at(v * k.lanes)
-                  .store(keep(scale));
-              });
-            });
-            to.advance(space.stride);
+            const ahead = [rowPointer(args.x, each, args.sx)];
+            if (toX) ahead.push(rowPointer(args.gradX, each, args.sgx));
+            return { values: () => scale, ahead };
           });
         }
         const lows = rowsOf(args.low, args.sl);

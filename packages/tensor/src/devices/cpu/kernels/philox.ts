@@ -13,6 +13,9 @@ export const DROPOUT_WORDS = 2 * ROUNDS + 2;
 const STREAM = 2 * ROUNDS;
 const THRESHOLD = STREAM + 1;
 
+/** Elements of one draw. */
+export const spanOf = (lanes: number): number => 4 * lanes;
+
 /** What kernels need to know of a dropout with rate 0 < p < 1. */
 export function writeDropout(words: Uint32Array, key: RandomKey, p: number): void {
   for (let round = 0; round < ROUNDS; round++) {
@@ -40,45 +43,51 @@ export function dropoutDraws(k: Builder, constants: Pointer): DropoutDraws {
   const word = (index: number) => block.at(index).broadcast().bits();
   const unpack = (a: VI, b: VI, imm: number) => new VF(k, k.result("unpack", "vf", [a.reg, b.reg], imm));
   return {
-    span: 2 * k.lanes,
+    span: spanOf(k.lanes),
     mayDrop(place, i) {
-      let c0 = numbers.add(i.sar(2).splat());
-      let c1 = place.at(1).broadcast().bits();
-      let c2 = place.broadcast().bits();
-      let c3 = word(STREAM);
+      // A draw is one long chain of products, so two are made side by side.
+      const draws = [0, 1].map((half) => ({
+        c0: numbers.add(
+          i
+            .sar(2)
+            .add((half * k.lanes) / 2)
+            .splat(),
+        ),
+        c1: place.at(1).broadcast().bits(),
+        c2: place.broadcast().bits(),
+        c3: word(STREAM),
+      }));
       for (let round = 0; round < ROUNDS; round++) {
-        const [first, second] = [c0.mulWide(even!), c2.mulWide(odd!)];
-        // Only even lanes count: there a product's low half lies as it is.
-        [c0, c1] = [
-          second
+        for (const c of draws) {
+          const [first, second] = [c.c0.mulWide(even!), c.c2.mulWide(odd!)];
+          // Only even lanes count: there a product's low half lies as it is.
+          c.c0 = second
             .oddLanes()
-            .xor(c1)
-            .xor(word(2 * round)),
-          second,
-        ];
-        [c2, c3] = [
-          first
+            .xor(c.c1)
+            .xor(word(2 * round));
+          c.c2 = first
             .oddLanes()
-            .xor(c3)
-            .xor(word(2 * round + 1)),
-          first,
-        ];
+            .xor(c.c3)
+            .xor(word(2 * round + 1));
+          [c.c1, c.c3] = [second, first];
+        }
       }
-      return [0, 1].map((half) => {
-        const drawn = unpack(unpack(c0, c1, half).bits(), unpack(c2, c3, half).bits(), 2);
-        const kept = drawn.bits().xor(-0x80000000).compare("gt", word(THRESHOLD));
-        return (value: VF) => kept.select(value, k.zero());
-      }) as [(value: VF) => VF, (value: VF) => VF];
+      return draws.flatMap(({ c0, c1, c2, c3 }) =>
+        [0, 1].map((half) => {
+          const drawn = unpack(unpack(c0, c1, half).bits(), unpack(c2, c3, half).bits(), 2);
+          const kept = drawn.bits().xor(-0x80000000).compare("gt", word(THRESHOLD));
+          return (value: VF) => kept.select(value, k.zero());
+        }),
+      );
     },
   };
 }
 
 export interface DropoutDraws {
-  /** Elements of a draw: two vectors. */
   readonly span: number;
   /**
    * Draws for the elements i … i + span of the row of a place (sequence, token); i is a multiple of 4. Gives for each of
-   * the two vectors the function that puts 0 where an element is dropped.
+   * their vectors the function that puts 0 where an element is dropped.
    */
-  readonly mayDrop: (place: Pointer, i: Index) => [(value: VF) => VF, (value: VF) => VF];
+  readonly mayDrop: (place: Pointer, i: Index) => ((value: VF) => VF)[];
 }
