@@ -14,7 +14,7 @@ export class TrainingProgress {
 
   /** A step is done. @param total steps of the run */
   update(event: StepEvent, total: number): void {
-    this.#progress.update(event.step / total, describe(event, this.#epochs));
+    this.#progress.update(event.step / total, describeStep(event, this.#epochs));
   }
 
   /** Takes the line off the screen. */
@@ -24,7 +24,7 @@ export class TrainingProgress {
 }
 
 /** `epoch 1/3 · loss 1.234 (smoothed 1.301) · accuracy 62% · gradient 1.2 · rate 2.0e-4 · 75 tokens/s · 1.6 GB` */
-function describe(event: StepEvent, epochs: number): string {
+export function describeStep(event: StepEvent, epochs: number): string {
   const { epoch, loss, smoothed_loss, token_accuracy, grad_norm, lr, tokens_per_second, memory_bytes } = event;
   return [
     `epoch ${epoch}/${epochs}`,
