@@ -44,7 +44,7 @@ async function part(
   run: Partial<TrainRun> = {},
   checkpoints: Partial<CheckpointsOptions> = {},
   resume = false,
-  kind: LoraConfigInput = {},
+  kind: Partial<LoraConfigInput> = {},
 ): Promise<Ended> {
   const model = new TinyModel();
   const config = { r: 2, lora_alpha: 4, lora_dropout: 0.5, target_modules: ["q_proj", "v_proj"] };
@@ -77,7 +77,7 @@ async function interrupt(
   at: number,
   where: "onStep" | "isLearned",
   resume = false,
-  kind: LoraConfigInput = {},
+  kind: Partial<LoraConfigInput> = {},
 ): Promise<void> {
   const controller = new AbortController();
   const stop = (): never => {
