@@ -23,6 +23,19 @@ export function findPython(): string | undefined {
   return existsSync(python) ? python : undefined;
 }
 
+/** The folder that node-llama-cpp is installed in: $QWEN_PEERS or its usual place. */
+export function findLlama(): string | undefined {
+  const folder = process.env.QWEN_PEERS ?? join(homedir(), ".cache", "qwen-peers");
+  return existsSync(join(folder, "node_modules", "node-llama-cpp")) ? folder : undefined;
+}
+
+/** The GGUF file that the real weights come from, beside them. */
+export function findGguf(): string | undefined {
+  const weights = findWeights();
+  const places = weights === undefined ? [] : [weights, join(weights, "..")];
+  return places.map((dir) => join(dir, "model.gguf")).find((path) => existsSync(path));
+}
+
 /** Title of a suite that says what it misses: `golden training (skipped: no real weights)`. */
 export function titleOf(suite: string, needs: Readonly<Record<string, unknown>>): { title: string; skip: boolean } {
   const missing = Object.keys(needs).filter((what) => !needs[what]);
