@@ -11,12 +11,14 @@ import {
   packWorkspaceBytes,
 } from "./kernels/attention-tiles.ts";
 import {
-  attentionTilesBackwardKeys,
-  attentionTilesBackwardQueries,
+  attentionTilesBackward,
   attentionTilesBackwardWorkspaceBytes,
-  KEY_BLOCK,
-  KEY_ITEM,
-  KEY_ITEM_WORDS,
+  attentionTilesSum,
+  MAX_STRETCHES,
+  STRETCH_ITEM,
+  STRETCH_ITEM_WORDS,
+  SUM_ITEM_WORDS,
+  sumsBytes,
 } from "./kernels/attention-tiles-gradients.ts";
 
 /** Sequences with fewer queries are left to vectors: packing their keys would cost more than it saves. */
@@ -62,26 +64,38 @@ function columnItems(segments: readonly Segment[], kvHeads: number, group: numbe
   return items.sort((a, b) => b[3]! - a[3]!).flat();
 }
 
-/** Blocks of keys: those that most columns see first. */
-function keyItems(segments: readonly Segment[], kvHeads: number, group: number): number[] {
+/** Columns of a stretch at least, and stretches of a sequence at most. */
+const STRETCH_COLUMNS = 512;
+
+/** Stretches of columns, the longest sums first, and the sums over them. */
+function stretches(segments: readonly Segment[], kvHeads: number, group: number) {
   const items: number[][] = [];
-  let packed = 0;
+  const sums: number[] = [];
+  let [packed, sumGroups] = [0, 0];
   for (const { query, queries, key, keys } of segments) {
+    const columns = queries * group;
+    const length = Math.max(STRETCH_COLUMNS, Math.ceil(columns / MAX_STRETCHES / SIDE) * SIDE);
     for (let head = 0; head < kvHeads; head++) {
-      for (let before = 0; before < keys; before += KEY_BLOCK) {
-        // The groups of columns are the same whatever the block: they decide in which order sums are made.
-        const sees = Math.max(0, before - (keys - queries)) * group;
-        const first = sees - (sees % SIDE);
-        const at = Math.floor(first / group);
-        const count = Math.min(KEY_BLOCK, keys - before);
-        const columns = [query + at, first % group, queries * group - first, keys - queries + at + 1, head];
-        items.push([...columns, packed + before / SIDE, key + before, count, before]);
+      const mine: { first: number; groups: number }[] = [];
+      for (let first = 0; first < columns; first += length) {
+        const count = Math.min(length, columns - first);
+        const [at, last] = [Math.floor(first / group), Math.floor((first + count - 1) / group)];
+        const sees = keys - queries + 1;
+        const groups = Math.ceil((sees + last) / SIDE);
+        items.push([query + at, first % group, count, sees + at, head, packed, sumGroups, groups]);
+        mine.push({ first: sumGroups, groups });
+        sumGroups += groups;
+      }
+      for (let at = 0; at < keys; at += SIDE) {
+        const adding = mine.filter(({ groups }) => groups > at / SIDE).map(({ first }) => first + at / SIDE);
+        const unused = Array.from({ length: MAX_STRETCHES - adding.length }, () => 0);
+        sums.push(key + at, Math.min(SIDE, keys - at), head, adding.length, ...adding, ...unused);
       }
       packed += Math.ceil(keys / SIDE);
     }
   }
-  const columns = (item: readonly number[]) => item[KEY_ITEM.columns]!;
-  return items.sort((a, b) => columns(b) - columns(a)).flat();
+  const work = (item: readonly number[]) => item[STRETCH_ITEM.columns]! * item[STRETCH_ITEM.keys]!;
+  return { items: items.sort((a, b) => work(b) - work(a)).flat(), sums, sumGroups };
 }
 
 /** Which forms of keys or values a call needs. */
@@ -170,9 +184,9 @@ export function attentionOnTiles(
     const values = {
       ...{ ...operand(cpu, "q", q), ...operand(cpu, "out", out), packedK: packed[0]!, packedV: packed[1]! },
       ...{ lse: lse ? cpu.address(lse, "attention") : 0, headStride: lse?.strides[0] ?? 0, items: tables[0]! },
-      ...{ size, group, scale: scale * Math.LOG2E, workspace, slots, flag },
+      ...{ group, scale: scale * Math.LOG2E, workspace, slots, flag },
     };
-    cpu.kernels.run(attentionKernels[parts], values, items.length / COLUMN_ITEM_WORDS);
+    cpu.kernels.run(attentionKernels(size, parts), values, items.length / COLUMN_ITEM_WORDS);
   });
 }
 
@@ -193,34 +207,28 @@ export function attentionBackwardOnTiles(
   const [, heads, size] = q.shape as [number, number, number];
   const [kvHeads, parts] = [k.shape[1]!, cpu.terms as Parts];
   const group = heads / kvHeads;
-  const forQueries = columnItems(segments, kvHeads, group);
-  const forKeys = keyItems(segments, kvHeads, group);
+  const { items, sums, sumGroups } = stretches(segments, kvHeads, group);
+  // Tiles of the group after a sequence's last are loaded, and never looked at: something must follow.
   const forms = [
-    { view: k, plain: true, transposed: true },
+    { view: k, plain: true },
     { view: v, plain: true },
+    { view: k, transposed: true },
   ];
-  const headStride = lse.strides[0]!;
-  return prepared(cpu, { segments, forms, tables: [forQueries, forKeys] }, ({ packed, tables, flag }) => {
-    const [packedK, turnedK, packedV] = packed as [number, number, number];
+  return prepared(cpu, { segments, forms, tables: [items, sums] }, ({ packed, tables, flag }) => {
+    const [packedK, packedV, turnedK] = packed as [number, number, number];
     const { address: workspace, slots } = cpu.workspace(attentionTilesBackwardWorkspaceBytes(size, parts));
-    cpu.scratch(4 * heads * headStride, (delta) => {
-      const shared = {
-        ...{ ...operand(cpu, "q", q), ...operand(cpu, "grad", grad), packedK, packedV, delta, headStride },
-        ...{
-          lse: cpu.address(lse, "attentionBackward"),
-          size,
-          group,
-          scale: scale * Math.LOG2E,
-          workspace,
-          slots,
-          flag,
-        },
+    cpu.scratch(sumGroups * sumsBytes(size), (space) => {
+      const values = {
+        ...{ ...operand(cpu, "q", q), ...operand(cpu, "grad", grad), ...operand(cpu, "out", out) },
+        ...{ ...operand(cpu, "gradQ", gradQ), packedK, packedV, turnedK, lse: cpu.address(lse, "attentionBackward") },
+        ...{ headStride: lse.strides[0]!, group, scale: scale * Math.LOG2E, gradScale: scale, sums: space },
+        ...{ items: tables[0]!, workspace, slots, flag },
       };
-      const toQ = { ...operand(cpu, "out", out), ...operand(cpu, "gradQ", gradQ), turnedK, gradScale: scale };
-      const queries = { ...shared, ...toQ, items: tables[0]! };
-      cpu.kernels.run(attentionTilesBackwardQueries[parts], queries, forQueries.length / COLUMN_ITEM_WORDS);
-      const keys = { ...shared, ...operand(cpu, "gradK", gradK), ...operand(cpu, "gradV", gradV), items: tables[1]! };
-      cpu.kernels.run(attentionTilesBackwardKeys[parts], keys, forKeys.length / KEY_ITEM_WORDS);
+      const count = items.length / STRETCH_ITEM_WORDS;
+      cpu.kernels.run(attentionTilesBackward(size, parts), values, count);
+      const toKeys = { ...operand(cpu, "gradK", gradK), ...operand(cpu, "gradV", gradV) };
+      const values2 = { ...toKeys, sums: space, size, items: tables[1]! };
+      cpu.kernels.run(attentionTilesSum, values2, sums.length / SUM_ITEM_WORDS);
     });
   });
 }

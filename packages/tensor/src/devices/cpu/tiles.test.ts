@@ -99,14 +99,14 @@ test("precision: one, two and three bf16 numbers for an f32", async () => {
   }
 }, 60_000);
 
-/** The greatest errors of attention and of its gradients: sequences of several blocks of keys and few columns, and of one. */
+/** The greatest errors of attention and of its gradients: a sequence of many keys and few queries, and one of two stretches. */
 async function attentionErrors(options: CpuDeviceOptions): Promise<{ forward: number; backward: number }> {
   const pair = new Pair(make(options));
   try {
-    const [queries, keys, heads, size] = [25, 313, 3, 32];
+    const [queries, keys, heads, size] = [185, 473, 3, 32];
     const segments = [
       { query: 0, queries: 12, key: 0, keys: 300 },
-      { query: 12, queries: 13, key: 300, keys: 13 },
+      { query: 12, queries: 173, key: 300, keys: 173 },
     ];
     const call = { segments, scale: 0.2 };
     const [q, grad, out, gradQ] = Array.from({ length: 4 }, () => pair.make({ shape: [queries, heads, size] }));
@@ -120,14 +120,34 @@ async function attentionErrors(options: CpuDeviceOptions): Promise<{ forward: nu
       const given = [grad!, q!, k!, v!, out!, lse].map((each) => each[s]) as [View, View, View, View, View, View];
       device.attentionBackward(...given, call, gradQ![s], gradK![s], gradV![s]);
     });
-    expect(products).toBe(7);
+    expect(products).toBe(8);
     return { forward, backward: await pair.distance(gradQ!, gradK!, gradV!) };
   } finally {
     await pair.device.dispose();
   }
 }
 
-test("attention in blocks, with one and two bf16 numbers for an f32", async () => {
+test("attention: scores that grow from key to key", async () => {
+  const pair = new Pair(make());
+  try {
+    const [queries, keys, size] = [9, 290, 32];
+    const options = { segments: [{ query: 0, queries, key: 0, keys }], scale: 0.2 };
+    const q = pair.make({ shape: [queries, 1, size], data: [0.25] });
+    // Scores grow by 1.6 every 8 keys. Two bf16 numbers keep 2⁻¹⁷ of q times the factors.
+    const k = pair.make({ shape: [keys, 1, size], data: Array.from({ length: keys * size }, (_, i) => i >> 8) });
+    const v = pair.make({ shape: [keys, 1, size] });
+    const [out, lse] = [pair.make({ shape: [queries, 1, size] }), pair.make({ shape: [1, queries] })];
+    products = 0;
+    pair.run((device, s) => device.attention(q[s], k[s], v[s], options, out[s], lse[s]));
+    expect(products).toBe(3);
+    expect(await pair.distance(lse)).toBeLessThan(2 ** -17);
+    expect(await pair.distance(out)).toBeLessThan(4e-5);
+  } finally {
+    await pair.device.dispose();
+  }
+}, 60_000);
+
+test("attention in many groups, with one and two bf16 numbers for an f32", async () => {
   const two = await attentionErrors({});
   expect(Math.max(two.forward, two.backward)).toBeLessThan(4e-5);
   const one = await attentionErrors({ precision: "bf16" });

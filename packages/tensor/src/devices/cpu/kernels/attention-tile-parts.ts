@@ -33,10 +33,19 @@ export const groupBytesOf = (size: Index, parts: Parts): Index => size.mul((part
 /** The nearest bf16 number, as f32 (halves away from 0). */
 const upper = (x: VF): VF => x.bits().add(0x8000).and(-0x10000).float();
 
+/** A number's parts, each in the upper half of its word. */
+export function splitParts(x: VF, parts: Parts): VI[] {
+  const high = upper(x);
+  return parts === 1 ? [high.bits()] : [high.bits(), upper(x.sub(high)).bits()];
+}
+
+/** Words of two numbers in upper halves, the first to be the lower half. */
+export const joinHalves = (a: VI, b: VI): VI => a.shr(16).or(b);
+
 /** Two vectors as words that hold a number of each, the first in the lower half: part by part. */
 export function pairWords(a: VF, b: VF, parts: Parts, seeRest?: (rest: VF) => void): VI[] {
   const [highA, highB] = [upper(a), upper(b)];
-  const words = [highA.bits().shr(16).or(highB.bits())];
+  const words = [joinHalves(highA.bits(), highB.bits())];
   if (parts === 1 && !seeRest) return words;
   const [restA, restB] = [a.sub(highA), b.sub(highB)];
   seeRest?.(restA);
@@ -145,53 +154,92 @@ export function transposeSquare(k: Builder, rowAt: (r: number) => Pointer, put: 
 /** The left or right side of a product of 32 by 32 numbers. */
 export interface Side {
   readonly at: Pointer;
-  /** Bytes from 32 inner elements to the next, from part to part, from one tile to the other, and between a tile's rows. */
-  readonly step: Index | number;
+  /** Bytes from 32 inner elements to the next, from part to part, and from one tile to the other. */
+  readonly step: number;
   readonly part: number;
   readonly tile: number;
-  readonly row: number;
+  /** Bytes between a tile's rows. */
+  readonly row: Index;
 }
 
-/** Packed rows or pairs as a side whose inner elements lie `step` bytes apart. */
-export const packedSide = (at: Pointer, step: Index | number): Side => ({
-  ...{ at, step, part: PAIR_BYTES, tile: TILE_BYTES, row: TILE_ROW },
+/** Bytes of 32 by 32 packed numbers. */
+export const stepBytes = (parts: Parts): number => parts * PAIR_BYTES;
+
+/** Packed rows or pairs. */
+export const packedSide = (at: Pointer, row: Index, parts: Parts): Side => ({
+  ...{ at, step: stepBytes(parts), part: PAIR_BYTES, tile: TILE_BYTES, row },
 });
 
 export interface Sums {
   readonly at: Pointer;
   /** Bytes from row to row. */
   readonly row: Index;
+  /** Bytes from the upper tiles to the lower ones. */
+  readonly below: number;
   /** Whether the products are added to what is there. */
   readonly add?: boolean;
 }
 
-/** 32 by 32 sums of products over `steps` times 32 inner elements: of parts whose numbers add up to less than `parts`. */
-export function multiplySides(k: Builder, left: Side, right: Side, steps: Index, parts: Parts, sums: Sums): void {
-  const [a, b] = [k.variable(left.at), k.variable(right.at)];
-  const [rowA, rowB] = [k.index(left.row), k.index(right.row)];
-  const low = sums.at.atByte(sums.row.mul(ROWS)).fixed();
-  const place = (tile: number) => (tile < 2 ? sums.at : low).atByte((tile & 1) * ROWS * 4);
+/**
+ * 32 by 32 sums of products over `steps` times 32 inner elements: of parts whose numbers add up to less than `parts`. Pauses
+ * after every four multiplications, of which there are {@link pauses}.
+ */
+export function* multiplySides(
+  k: Builder,
+  { left, right, steps, parts, sums }: { left: Side; right: Side; steps: number; parts: Parts; sums: Sums },
+): Generator<void, void> {
+  const place = (tile: number) => sums.at.atByte((tile >> 1) * sums.below + (tile & 1) * ROWS * 4);
   for (let tile = 0; tile < 4; tile++) {
     if (sums.add) loadTile(k, tile, place(tile), sums.row);
     else zeroTile(k, tile);
   }
-  k.repeat(steps, () => {
+  for (let step = 0; step < steps; step++) {
     for (let j = 0; j < parts; j++) {
       for (let i = 0; i + j < parts; i++) {
-        if (i === 0) {
-          for (let side = 0; side < 2; side++)
-            loadTile(k, 6 + side, b.atByte(j * right.part + side * right.tile), rowB);
-        }
+        const from = ({ at, step: bytes, part, tile }: Side, which: number, side: number) =>
+          at.atByte(step * bytes + which * part + side * tile);
+        for (let side = 0; i === 0 && side < 2; side++) loadTile(k, 6 + side, from(right, j, side), right.row);
         for (let half = 0; half < 2; half++) {
-          loadTile(k, 4 + half, a.atByte(i * left.part + half * left.tile), rowA);
+          loadTile(k, 4 + half, from(left, i, half), left.row);
           for (let side = 0; side < 2; side++) multiplyTiles(k, 2 * half + side, 4 + half, 6 + side);
         }
+        if (step === steps - 1 && j === parts - 1) {
+          for (let tile = 0; tile < 4; tile++) storeTile(k, tile, place(tile), sums.row);
+        }
+        yield;
       }
     }
-    a.advanceBytes(left.step);
-    b.advanceBytes(right.step);
-  });
-  for (let tile = 0; tile < 4; tile++) storeTile(k, tile, place(tile), sums.row);
+  }
+}
+
+/** Pauses of a product of so many steps. */
+export const pauses = (steps: number, parts: Parts): number => steps * ((parts * (parts + 1)) / 2);
+
+/** Runs generators one after another. */
+export function* inTurn(...all: Generator<void, void>[]): Generator<void, void> {
+  for (const each of all) yield* each;
+}
+
+/** Runs a generator without pause. */
+export function finish(generator: Generator<void, void>): void {
+  while (!generator.next().done);
+}
+
+/**
+ * Code of two generators, each spread evenly over the other: tiles multiply while vectors compute, as a processor looks ahead
+ * some hundred instructions only.
+ */
+export function interleave(
+  a: { run: Generator<void, void>; pauses: number },
+  b: { run: Generator<void, void>; pauses: number },
+): void {
+  let done = 0;
+  for (let i = 0; i < a.pauses; i++) {
+    for (; done * a.pauses < i * b.pauses; done++) b.run.next();
+    a.run.next();
+  }
+  finish(b.run);
+  finish(a.run);
 }
 
 export interface Column {
@@ -229,10 +277,10 @@ export class Columns {
   }
 }
 
-/** 2ˣ within 3 ulp for x up to 127; 2⁻¹²⁶ for all below, NaN for NaN. */
+/** 2ˣ within 3 ulp for x from −125 to 127; 0 from −127 down, NaN for NaN. */
 export function exp2(k: Builder, x: VF): VF {
   // The constant comes first, so that a NaN passes through.
-  const bounded = k.vector(-126).max(x);
+  const bounded = k.vector(-127).max(x);
   // Adding 1.5·2²³ rounds to an integer, which is then in the low bits.
   const shifted = bounded.add(1.5 * 2 ** 23);
   const r = bounded.sub(shifted.sub(1.5 * 2 ** 23));
@@ -243,3 +291,81 @@ export function exp2(k: Builder, x: VF): VF {
 
 /** Least relative error on [-1/2, 1/2], 1 at 0: 2^-23.4. */
 const EXP2 = [1.3264727e-3, 9.671513e-3, 5.5507336e-2, 2.4022242e-1, 0.6931470036506653, 1];
+
+/** Places of so many bytes, one after another. */
+export function places<N extends string>(sizes: { readonly [K in N]: number }): { at: Record<N, number>; end: number } {
+  let end = 0;
+  const at = {} as Record<N, number>;
+  for (const name in sizes) {
+    at[name] = end;
+    end += sizes[name];
+  }
+  return { at, end };
+}
+
+/** Kernels made for heads of one size, each once. */
+export function bySize<T>(make: (size: number, parts: Parts) => T): (size: number, parts: Parts) => T {
+  const made = new Map<number, T>();
+  return (size, parts) => {
+    const key = 4 * size + parts;
+    let kernel = made.get(key);
+    if (kernel === undefined) made.set(key, (kernel = make(size, parts)));
+    return kernel;
+  };
+}
+
+/** Puts −∞ in place of the scores of a group of keys from `key` on that a column does not see. */
+export function hideScores(k: Builder, scores: Pointer, key: Index, visible: readonly Pointer[]): void {
+  const place = k.variable(scores);
+  const number = k.variable(key);
+  const counts = visible.map((at) => at.as("i32").loadInt());
+  k.repeat(k.index(SIDE), () => {
+    const here = number.splat();
+    counts.forEach((count, half) => {
+      const score = place.at(half * ROWS).load();
+      place.at(half * ROWS).store(count.compare("gt", here).select(score, k.vector(Number.NEGATIVE_INFINITY)));
+    });
+    number.increase(1);
+    place.advance(SIDE);
+  });
+}
+
+/** Zeros in so many numbers. */
+export function clear(k: Builder, from: Pointer, count: number): void {
+  const place = k.variable(from);
+  k.repeat(k.index(count / (4 * ROWS)), () => {
+    for (let i = 0; i < 4; i++) place.at(i * ROWS).store(k.zero());
+    place.advance(4 * ROWS);
+  });
+}
+
+export function swap(k: Builder, a: Pointer, b: Pointer): void {
+  const first = k.variable(a);
+  a.set(b);
+  b.set(first);
+}
+
+/** Multiplies the columns of `[element][column]`. */
+export function scaleColumns(k: Builder, from: Pointer, size: number, factors: readonly VF[]): void {
+  const place = k.variable(from);
+  k.repeat(k.index(size), () => {
+    factors.forEach((factor, half) => {
+      const at = place.at(half * ROWS);
+      at.store(at.load().mul(factor));
+    });
+    place.advance(SIDE);
+  });
+}
+
+/** Turns `[element][column]` into `[column][element]`. */
+export function turnColumns(k: Builder, from: Pointer, size: number, to: Pointer): void {
+  for (const half of [0, ROWS]) {
+    const [source, place] = [k.variable(from.at(half)), k.variable(to.at(half * size))];
+    k.repeat(k.index(size / ROWS), () => {
+      const column = (i: number) => place.at(i * size);
+      transposeSquare(k, (r) => source.atByte(r * LINE), column);
+      source.advanceBytes(ROWS * LINE);
+      place.advance(ROWS);
+    });
+  }
+}

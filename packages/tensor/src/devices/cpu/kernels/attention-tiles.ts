@@ -2,8 +2,9 @@
  * `attention.ts` on matrix tiles (FlashAttention-2, Dao 2023), for sequences of several queries: scores K·Qᵀ and their
  * product with the values are made of tiles, the softmax between them of vectors. See `attention-tile-parts.ts` for the layout.
  *
- * Keys and values are packed once, by a kernel of its own. An item is a group of columns; keys pass by in blocks, whose
- * weights take the place of the scores. Numbers that are not finite are left to `attention.ts`: `flag` becomes 1 then.
+ * Keys and values are packed once, by a kernel of its own. An item is a group of columns; keys pass by in groups. While vectors
+ * make the weights of one group, tiles make the scores of the next and add the values of the one before. Numbers that
+ * are not finite are left to `attention.ts`: `flag` becomes 1 then.
  */
 
 import type { Builder } from "../lang/builder.ts";
@@ -12,24 +13,35 @@ import { claimWorkspace } from "../lang/math.ts";
 import { beginTiles, endTiles } from "../lang/tiles.ts";
 import type { Index, Pointer, VF } from "../lang/values.ts";
 import {
+  bySize,
   Columns,
+  clear,
   exp2,
   FiniteCheck,
+  finish,
   groupBytes,
   groupBytesOf,
+  hideScores,
+  inTurn,
+  interleave,
   LINE,
   multiplySides,
-  PAIR_BYTES,
   type Parts,
   packedSide,
   packPairs,
   packRows,
   pairWords,
+  pauses,
+  places,
   ROWS,
   SCORE_BYTES,
   SIDE,
-  transposeSquare,
+  scaleColumns,
+  stepBytes,
+  swap,
+  TILE_ROW,
   transposeTiles,
+  turnColumns,
 } from "./attention-tile-parts.ts";
 import { log } from "./vector-math.ts";
 
@@ -37,8 +49,6 @@ export const TILES_COMMON = {
   headStride: "index",
   /** Query heads that share a key head. */
   group: "index",
-  /** Elements of a head: a multiple of 32. */
-  size: "index",
   items: "i32*",
   /** One i32 flag a thread, 0 at first. */
   slots: "i32*",
@@ -106,46 +116,25 @@ export const attentionTilesPack = { 1: packKernel(1), 2: packKernel(2) } as cons
 /** Bytes of one thread's workspace. */
 export const packWorkspaceBytes = (size: number, parts: Parts): number => groupBytes(size, parts) + 64;
 
-/** Keys of a block. */
-const BLOCK = 256;
-
 /** Places in a thread's workspace, in bytes; those that grow with the head's size follow. */
-const PLACE = (() => {
-  let at = 0;
-  const take = (bytes: number) => {
-    at += bytes;
-    return at - bytes;
-  };
-  return {
-    q: take(8 * SIDE),
-    visible: take(LINE),
-    maximum: take(LINE),
-    sum: take(LINE),
-    factor: take(LINE),
-    flag: take(64),
-    scores: take((BLOCK / SIDE) * SCORE_BYTES),
-    end: at,
-  };
-})();
+const PLACES = places({
+  ...{ q: 8 * SIDE, visible: LINE, maximum: LINE, sum: LINE, factor: LINE, flag: 64 },
+  ...{ scores: 2 * SCORE_BYTES, weights: SCORE_BYTES },
+});
 
 /** Bytes of one thread's workspace for heads of `size` elements. */
 export const attentionTilesWorkspaceBytes = (size: number, parts: Parts): number =>
-  PLACE.end + 2 * groupBytes(size, parts) + 2 * size * LINE;
+  PLACES.end + 2 * groupBytes(size, parts) + 2 * size * LINE;
 
-function attentionKernel(parts: Parts) {
+/** Scores that exceed the maximum so far by less, in units of ln 2, do not move it: weights may be as large as 2 to that power. */
+const SLACK = 16;
+
+function attentionKernel(size: number, parts: Parts) {
   return defineKernel(
-    `attention_tiles_${parts}`,
+    `attention_tiles_${size}_${parts}`,
     {
-      ...{
-        q: "f32*",
-        qRow: "index",
-        qHead: "index",
-        out: "f32*",
-        outRow: "index",
-        outHead: "index",
-        lse: "f32*",
-        ...TILES_COMMON,
-      },
+      ...{ q: "f32*", qRow: "index", qHead: "index", out: "f32*", outRow: "index", outHead: "index", lse: "f32*" },
+      ...TILES_COMMON,
       /** log2 e times what multiplies the products. */
       scale: "f32",
       packedK: "u16*",
@@ -153,17 +142,14 @@ function attentionKernel(parts: Parts) {
     },
     (k, args) => {
       const { slot, release } = claimWorkspace(k, args.slots);
-      const bytes = groupBytesOf(args.size, parts);
-      const own = bytes
-        .mul(2)
-        .add(args.size.mul(2 * LINE))
-        .add(PLACE.end);
-      const workspace = args.workspace.atByte(slot.mul(own)).fixed();
-      const line = (name: Exclude<keyof typeof PLACE, "end">) => workspace.atByte(PLACE[name]);
-      const columns = workspace.atByte(PLACE.end).fixed();
-      const rows = columns.atByte(bytes).fixed();
-      const outputs = rows.atByte(bytes).fixed();
-      const turned = outputs.atByte(args.size.mul(LINE)).fixed();
+      const bytes = groupBytes(size, parts);
+      const workspace = args.workspace.atByte(slot.mul(attentionTilesWorkspaceBytes(size, parts))).fixed();
+      const line = (name: keyof typeof PLACES.at) => workspace.atByte(PLACES.at[name]);
+      const half = (name: keyof typeof PLACES.at) => [line(name), line(name).at(ROWS)];
+      const columns = workspace.atByte(PLACES.end);
+      const rows = columns.atByte(bytes);
+      const outputs = rows.atByte(bytes);
+      const turned = outputs.atByte(size * LINE);
       const finite = new FiniteCheck(k);
       beginTiles(k);
 
@@ -182,83 +168,92 @@ function attentionKernel(parts: Parts) {
             .store(query.add(word("keys")));
         });
         const rowAt = (r: Index) => k.pointer(line("q").as("i64").at(r).loadIndex(), "f32");
-        packRows(k, { rowAt, size: args.size, parts, to: rows, factor: args.scale, finite });
-        transposeTiles(k, rows, args.size, parts, columns);
-        for (const half of [0, ROWS]) {
-          line("maximum").at(half).store(k.vector(Number.NEGATIVE_INFINITY));
-          line("sum").at(half).store(k.zero());
-        }
-        k.loop({ to: args.size.mul(SIDE), step: ROWS }, (i) => outputs.at(i).store(k.zero()));
+        packRows(k, { rowAt, size: k.index(size), parts, to: rows, factor: args.scale, finite });
+        transposeTiles(k, rows, k.index(size), parts, columns);
+        clear(k, outputs, size * SIDE);
 
-        const all = line("visible")
+        const seen = line("visible")
           .as("i32")
           .at(SIDE - 1)
           .loadIndex();
-        k.loop({ to: all, step: BLOCK }, (block) => {
-          const groups = all
-            .sub(block)
-            .min(BLOCK)
-            .add(SIDE - 1)
-            .sar(5);
-          const place = bytes.mul(word("packed").add(block.sar(5)));
-          const packedK = k.variable(args.packedK.atByte(place));
-          const scores = k.variable(line("scores"));
-          const steps = args.size.sar(5);
-          const row = k.index(LINE);
-          k.repeat(groups, () => {
-            const [left, right] = [packedSide(packedK, parts * PAIR_BYTES), packedSide(columns, parts * PAIR_BYTES)];
-            multiplySides(k, left, right, steps, parts, { at: scores, row });
-            packedK.advanceBytes(bytes);
-            scores.advanceBytes(SCORE_BYTES);
+        const place = word("packed").mul(bytes);
+        const packedK = k.variable(args.packedK.atByte(place));
+        const packedV = k.variable(args.packedV.atByte(place));
+        const [scores, nextScores] = [k.variable(line("scores")), k.variable(line("scores").atByte(SCORE_BYTES))];
+        const weights = line("weights");
+        const strides = { packed: k.index(TILE_ROW), line: k.index(LINE) };
+        const products = (to: Pointer) =>
+          multiplySides(k, {
+            left: packedSide(packedK, strides.packed, parts),
+            right: packedSide(columns, strides.packed, parts),
+            ...{ steps: size / SIDE, parts, sums: { at: to, row: strides.line, below: ROWS * LINE } },
           });
-          // Groups that every column sees whole.
-          const whole = word("keys").sub(block).max(0).sar(5).min(groups);
-          softmaxBlock(k, { parts, workspace, block, whole, groups });
-          k.if(block.gt(0), () => {
-            const factors = [0, ROWS].map((half) => line("factor").at(half).load());
-            const output = k.variable(outputs);
-            k.repeat(args.size, () => {
-              factors.forEach((factor, half) => {
-                output.at(half * ROWS).store(
-                  output
-                    .at(half * ROWS)
-                    .load()
-                    .mul(factor),
-                );
+        const addValues = () =>
+          inTurn(
+            ...Array.from({ length: size / SIDE }, (_, step) =>
+              multiplySides(k, {
+                left: packedSide(packedV.atByte(step * stepBytes(parts)), strides.packed, parts),
+                right: { at: weights, step: 0, part: ROWS * LINE, tile: 4 * ROWS, row: strides.line },
+                ...{ steps: 1, parts },
+                sums: { at: outputs.atByte(step * SIDE * LINE), row: strides.line, below: ROWS * LINE, add: true },
+              }),
+            ),
+          );
+
+        const key = k.variable(k.index(0));
+        const mask = () => k.if(word("keys").lt(key.add(SIDE)), () => hideScores(k, scores, key, half("visible")));
+        finish(products(scores));
+        packedK.advanceBytes(bytes);
+        mask();
+        greatestScores(scores).forEach((maximum, i) => {
+          half("maximum")[i].store(maximum);
+          half("sum")[i].store(k.zero());
+        });
+        k.repeat(seen.add(SIDE - 1).sar(5), () => {
+          k.if(key.gt(0), () => {
+            mask();
+            const greatest = greatestScores(scores);
+            const above = greatest.map((maximum, i) => maximum.sub(half("maximum")[i].load()));
+            line("flag").store(above[0].max(above[1]).compare("gt", SLACK).select(k.vector(1), k.zero()).maximum());
+            k.if(line("flag").as("i32").loadIndex().ne(0), () => {
+              const factors = greatest.map((maximum, i) => {
+                const before = half("maximum")[i].load();
+                const moved = above[i].compare("gt", SLACK).select(maximum, before);
+                const factor = exp2(k, before.sub(moved));
+                half("maximum")[i].store(moved);
+                half("sum")[i].store(half("sum")[i].load().mul(factor));
+                return factor;
               });
-              output.advance(SIDE);
+              scaleColumns(k, outputs, size, factors);
             });
           });
-          const packedV = k.variable(args.packedV.atByte(place));
-          const output = k.variable(outputs);
-          k.repeat(steps, () => {
-            const weights = { step: SCORE_BYTES, part: ROWS * LINE, tile: 4 * ROWS, row: LINE };
-            const right = { at: line("scores"), ...weights };
-            multiplySides(k, packedSide(packedV, bytes), right, groups, parts, { at: output, row, add: true });
-            packedV.advanceBytes(parts * PAIR_BYTES);
-            output.advanceBytes(SIDE * LINE);
-          });
+          interleave(
+            { run: weigh(k, scores, weights, half("maximum"), half("sum"), parts), pauses: ROWS },
+            { run: products(nextScores), pauses: pauses(size / SIDE, parts) },
+          );
+          finish(addValues());
+          swap(k, scores, nextScores);
+          packedK.advanceBytes(bytes);
+          packedV.advanceBytes(bytes);
+          key.increase(SIDE);
         });
-
-        const inverse = [0, ROWS].map((half) => k.vector(1).div(line("sum").at(half).load()));
-        const logs = [0, ROWS].map((half) =>
-          line("maximum")
-            .at(half)
-            .load()
-            .fma(Math.LN2, log(k, line("sum").at(half).load())),
+        const sums = half("sum").map((at) => at.load());
+        scaleColumns(
+          k,
+          outputs,
+          size,
+          sums.map((sum) => k.vector(1).div(sum)),
         );
-        logs.forEach((total, half) => {
-          line("sum")
-            .at(half * ROWS)
-            .store(total);
+        sums.forEach((sum, i) => {
+          half("sum")[i].store(half("maximum")[i].load().fma(Math.LN2, log(k, sum)));
         });
-        turnColumns(k, outputs, args.size, turned, inverse);
+        turnColumns(k, outputs, size, turned);
         const out = args.out.at(word("query").mul(args.outRow).add(firstHead.mul(args.outHead))).fixed();
         const from = k.variable(turned);
         each().next(word("columns"), word("columns"), ({ query, head, number }) => {
           const to = out.at(query.mul(args.outRow).add(head.mul(args.outHead))).fixed();
-          k.loop({ to: args.size, step: ROWS }, (i) => to.at(i).store(from.at(i).load()));
-          from.advance(args.size);
+          for (let i = 0; i < size; i += ROWS) to.at(i).store(from.at(i).load());
+          from.advance(size);
           k.if(args.lse.value().ne(0), () => {
             const at = head.add(firstHead).mul(args.headStride).add(query).add(word("query"));
             args.lse.at(at).store(line("sum").at(number).loadF32());
@@ -273,137 +268,47 @@ function attentionKernel(parts: Parts) {
 }
 
 /**
- * out = softmax(scale·q·kᵀ)·v, `lse` as in `attention`; `[parts]`. Items: {@link COLUMN_ITEM}, their keys packed as rows
- * and their values transposed.
+ * out = softmax(scale·q·kᵀ)·v, `lse` as in `attention`, for heads of `size` elements. Items: {@link COLUMN_ITEM}, their keys
+ * packed as rows and their values transposed.
  */
-export const attentionTiles = { 1: attentionKernel(1), 2: attentionKernel(2) } as const;
+export const attentionTiles = bySize(attentionKernel);
 
-/** Turns `[element][column]` into `[column][element]`, each column times its factor. */
-export function turnColumns(k: Builder, from: Pointer, size: Index, to: Pointer, factors: readonly VF[]): void {
-  const source = k.variable(from);
-  k.repeat(size, () => {
-    factors.forEach((factor, half) => {
-      source.at(half * ROWS).store(
-        source
-          .at(half * ROWS)
-          .load()
-          .mul(factor),
-      );
+/** The greatest score of each column of a group. */
+function greatestScores(scores: Pointer): VF[] {
+  return [0, ROWS].map((half) => {
+    const row = (r: number) => scores.at(r * SIDE + half).load();
+    const four = [0, 1, 2, 3].map((first) => {
+      let greatest = row(first);
+      for (let r = first + 4; r < SIDE; r += 4) greatest = greatest.max(row(r));
+      return greatest;
     });
-    source.advance(SIDE);
+    return four[0].max(four[1]).max(four[2].max(four[3]));
   });
-  for (const half of [0, ROWS]) {
-    source.set(from.at(half));
-    const place = k.variable(to.at(size.mul(half)));
-    const row = size.mul(4);
-    k.loop({ to: size, step: ROWS, maySpill: true }, () => {
-      const line = k.variable(place);
-      transposeSquare(
-        k,
-        (r) => source.atByte(r * LINE),
-        () => {
-          const here = k.variable(line);
-          line.advanceBytes(row);
-          return here;
-        },
-      );
-      source.advanceBytes(ROWS * LINE);
-      place.advance(ROWS);
-    });
-  }
 }
 
-/**
- * Turns a block's scores, in units of ln 2, into weights relative to the new maxima, as right tiles in parts in the same
- * place, and leaves the factors that what was before must be scaled by. From group `whole` on columns see only some keys.
- */
-function softmaxBlock(
+/** Turns scores, in units of ln 2, into weights relative to the maxima, as right tiles in parts, and adds them up; pauses after each pair of rows. */
+function* weigh(
   k: Builder,
-  {
-    parts,
-    workspace,
-    block,
-    whole,
-    groups,
-  }: { parts: Parts; workspace: Pointer; block: Index; whole: Index; groups: Index },
-): void {
-  const line = (name: Exclude<keyof typeof PLACE, "end">) => workspace.atByte(PLACE[name]);
-  const halves = [0, 1];
-  const lowest = k.vector(Number.NEGATIVE_INFINITY);
-  const greatest = Array.from({ length: 4 }, (_, i) => [
-    ...halves.map((half) =>
-      k.variable(
-        i
-          ? lowest
-          : line("maximum")
-              .at(half * ROWS)
-              .load(),
-      ),
-    ),
-  ]);
-  const scores = k.variable(line("scores"));
-  k.repeat(whole.mul(SIDE / 4), () => {
-    greatest.forEach((maxima, row) => {
-      maxima.forEach((maximum, half) => {
-        maximum.set(maximum.max(scores.at(row * SIDE + half * ROWS).load()));
+  scores: Pointer,
+  weights: Pointer,
+  maximum: readonly Pointer[],
+  sum: readonly Pointer[],
+  parts: Parts,
+): Generator<void, void> {
+  const maxima = maximum.map((at) => at.load());
+  const sums = sum.map((at) => k.variable(at.load()));
+  for (let row = 0; row < ROWS; row++) {
+    maxima.forEach((greatest, half) => {
+      const at = [row, row + ROWS].map((r) => r * SIDE + half * ROWS);
+      const both = at.map((place) => exp2(k, scores.at(place).load().sub(greatest)));
+      for (const weight of both) sums[half].set(sums[half].add(weight));
+      pairWords(both[0], both[1], parts).forEach((word, part) => {
+        weights.at(at[part]).as("i32").store(word);
       });
     });
-    scores.advance(4 * SIDE);
-  });
-  const key = k.variable(block.add(whole.mul(SIDE)));
-  k.repeat(groups.sub(whole).mul(SIDE), () => {
-    const here = key.splat();
-    for (const half of halves) {
-      const seen = line("visible")
-        .as("i32")
-        .at(half * ROWS)
-        .loadInt()
-        .compare("gt", here);
-      const score = seen.select(scores.at(half * ROWS).load(), lowest);
-      scores.at(half * ROWS).store(score);
-      greatest[0][half].set(greatest[0][half].max(score));
-    }
-    key.increase(1);
-    scores.advance(SIDE);
-  });
-  const maxima = halves.map((half) => {
-    const maximum = greatest.map((row): VF => row[half]).reduce((a, b) => a.max(b));
-    const place = line("maximum").at(half * ROWS);
-    line("factor")
-      .at(half * ROWS)
-      .store(exp2(k, place.load().sub(maximum)));
-    place.store(maximum);
-    return maximum;
-  });
-  const sums = halves.map((half) => {
-    const at = half * ROWS;
-    return k.variable(line("sum").at(at).load().mul(line("factor").at(at).load()));
-  });
-  scores.set(line("scores"));
-  const weigh = (count: Index, hidden: boolean) =>
-    k.repeat(count, () => {
-      k.repeat(k.index(ROWS), () => {
-        for (const half of halves) {
-          const at = [0, ROWS].map((row) => scores.at(row * SIDE + half * ROWS));
-          const weights = at.map((place) => {
-            const score = place.load();
-            const weight = exp2(k, score.sub(maxima[half]));
-            return hidden ? score.compare("ne", lowest).select(weight, k.zero()) : weight;
-          });
-          for (const weight of weights) sums[half].set(sums[half].add(weight));
-          pairWords(weights[0], weights[1], parts).forEach((word, part) => {
-            at[part].as("i32").store(word);
-          });
-        }
-        scores.advance(SIDE);
-      });
-      scores.advance(ROWS * SIDE);
-    });
-  weigh(whole, false);
-  weigh(groups.sub(whole), true);
-  sums.forEach((sum, half) => {
-    line("sum")
-      .at(half * ROWS)
-      .store(sum);
+    yield;
+  }
+  sums.forEach((total, half) => {
+    sum[half].store(total);
   });
 }
