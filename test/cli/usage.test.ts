@@ -4,7 +4,7 @@ import { command, type Ended } from "../support/process.ts";
 // Each test starts processes, on machines that may be slow and busy.
 setDefaultTimeout(120_000);
 
-const COMMANDS = ["data", "download", "train", "ask", "eval", "serve"];
+const COMMANDS = ["data", "download", "train", "runs", "ask", "eval", "serve"];
 
 describe("--help", () => {
   test.each(COMMANDS)("%s: what it does, options with defaults, examples; status 0, on stdout", async (name) => {
@@ -54,6 +54,13 @@ describe("wrong usage: status 2, the option or argument named, nothing on stdout
     ["train", ["--lr", "NaN"], "'--lr <rate>' argument 'NaN' is invalid. It must be a number above 0."],
     ["train", ["--lr", "1e999"], "'--lr <rate>'"],
     ["train", ["--lr", ""], "'--lr <rate>'"],
+    [
+      "train",
+      ["--ui-port", "65536"],
+      "'--ui-port <n>' argument '65536' is invalid. It must be a whole number from 0 to 65535.",
+    ],
+    ["train", ["--sample", " "], "'--sample <question>'"],
+    ["train", ["--sample-every", "-1"], "'--sample-every <n>'"],
     ["train", ["--lr", "-1"], "'--lr <rate>'"],
     ["train", ["--max-length", "1"], "'--max-length <n>' argument '1' is invalid"],
     ["train", ["--epochs", "0x10"], "'--epochs <n>'"],
