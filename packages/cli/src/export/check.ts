@@ -13,6 +13,9 @@ const LIMITS: { readonly [K in StoredType]: number } = {
   ...{ q5_1: 0.4, q5_0: 0.4, q4_1: 0.7, q4_0: 0.8 },
 };
 
+/** The largest difference of some 600,000 is 5 to 7 times the usual one; more is a token that is wrong on its own. */
+const WORST = 20;
+
 /** An adapter that changes the logits by less than this share of the limit is too small to look for. */
 const VISIBLE = 0.01;
 
@@ -38,8 +41,8 @@ export interface Check extends Distance {
 export function check(type: StoredType, { wanted, base, found }: Compared): Check {
   const distance = distanceOf(wanted, found);
   const limit = LIMITS[type];
-  const { relative, largest } = distance;
-  if (!(relative <= limit)) {
+  const { relative, largest, deviation } = distance;
+  if (!(relative <= limit && largest <= WORST * limit * deviation)) {
     throw new CommandError(
       `what was written gives other logits when it is loaded again: the largest difference is ${largest.toPrecision(3)}, in all ${percent(relative)} of their spread, where ${type} explains ${percent(limit)} at most; nothing was kept. Please report it`,
     );

@@ -64,21 +64,26 @@ export interface Distance {
   readonly largest: number;
   /** Root of the mean squared difference of the logits, in standard deviations of the logits: 1 is nothing in common. */
   readonly relative: number;
+  /** Standard deviation of the logits. */
+  readonly deviation: number;
   /** Texts after which both would say the same token. */
   readonly sameToken: number;
   readonly prompts: number;
 }
 
+const DIFFERENT = { largest: Number.NaN, relative: Number.NaN, deviation: Number.NaN, sameToken: 0 };
+
 /** How far `found` is from `wanted`. NaN anywhere makes the distances NaN. */
 export function distanceOf(wanted: Measured, found: Measured): Distance {
   let largest = 0;
-  let [squares, spread, sameToken] = [0, 0, 0];
+  let [squares, spread, count, sameToken] = [0, 0, 0, 0];
   const differ = (difference: number): void => {
     if (!(difference <= largest)) largest = difference;
   };
   for (const [i, a] of wanted.logits.entries()) {
     const b = found.logits[i];
-    if (b.length !== a.length) return { largest: Number.NaN, relative: Number.NaN, sameToken, prompts: a.length };
+    if (b.length !== a.length) return { ...DIFFERENT, prompts: wanted.logits.length };
+    count += a.length;
     const mean = a.reduce((sum, x) => sum + x, 0) / a.length;
     for (let j = 0; j < a.length; j++) {
       differ(Math.abs(a[j] - b[j]));
@@ -88,7 +93,8 @@ export function distanceOf(wanted: Measured, found: Measured): Distance {
     if (best(a) === best(b)) sameToken++;
     for (const [j, logprob] of wanted.logprobs[i].entries()) differ(Math.abs(logprob - found.logprobs[i][j]));
   }
-  return { largest, relative: Math.sqrt(squares / spread), sameToken, prompts: wanted.logits.length };
+  const deviation = Math.sqrt(spread / count);
+  return { largest, relative: Math.sqrt(squares / spread), deviation, sameToken, prompts: wanted.logits.length };
 }
 
 function best(logits: Float32Array): number {
