@@ -118,7 +118,7 @@ export function trainCommand(context: Context) {
         "--ui-port <n>",
         "port of that page (default: 8010, or a free one where that is in use)",
         integer(0, 65535),
-      ),
+      ).implies({ ui: true }),
     )
     .addOption(
       option("--runs <dir>", "folder in which the run is written down (default: runs beside --out's folder)", notEmpty),
