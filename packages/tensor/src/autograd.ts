@@ -195,7 +195,8 @@ export function checkpoint(body: (...inputs: Tensor[]) => Tensor, ...inputs: Ten
         return leaf;
       });
       enableGrad(() => {
-        const value = body(...again);
+        // Only what the gradient needs is left then, and may be overwritten.
+        const value = scope(() => body(...again));
         if (value.edge) backward(value, grad);
       });
       return again.map((leaf) => leaf.grad?.adopt());

@@ -8,15 +8,14 @@ const F32 = 4;
 function keptByLayer({ self_attn, mlp }: DecoderLayer, config: ModelConfig): number {
   const { hiddenSize, intermediateSize, numAttentionHeads, numKeyValueHeads, headDim } = config;
   const heads = numAttentionHeads * headDim;
-  // A frozen linear layer keeps nothing; one that trains, or carries an adapter, keeps its input.
-  const inputOf = (projection: Projection, size: number): number =>
-    projection instanceof Linear && !projection.weight.requiresGrad ? 0 : size;
+  // A frozen linear layer keeps nothing; those that train, or carry an adapter, keep the input that they share.
+  const inputOf = (size: number, ...projections: Projection[]): number =>
+    projections.every((projection) => projection instanceof Linear && !projection.weight.requiresGrad) ? 0 : size;
   const inputs =
-    [self_attn.q_proj, self_attn.k_proj, self_attn.v_proj].reduce((n, p) => n + inputOf(p, hiddenSize), 0) +
-    inputOf(self_attn.o_proj, heads) +
-    inputOf(mlp.gate_proj, hiddenSize) +
-    inputOf(mlp.up_proj, hiddenSize) +
-    inputOf(mlp.down_proj, intermediateSize);
+    inputOf(hiddenSize, self_attn.q_proj, self_attn.k_proj, self_attn.v_proj) +
+    inputOf(heads, self_attn.o_proj) +
+    inputOf(hiddenSize, mlp.gate_proj, mlp.up_proj) +
+    inputOf(intermediateSize, mlp.down_proj);
   const attention = 2 * heads + 2 * numKeyValueHeads * headDim + numAttentionHeads;
   // Input of the second norm, both norms' factors, and gate and up for the activation's gradient.
   return inputs + attention + hiddenSize + 2 + 2 * intermediateSize;
@@ -37,6 +36,7 @@ export function activationBytes(
   const { hiddenSize, intermediateSize } = config;
   const kept = layers.map((layer) => keptByLayer(layer, config));
   const inside = recompute ? Math.max(0, ...kept) : kept.reduce((sum, n) => sum + n, 0);
-  const temporaries = 3 * intermediateSize + 4 * hiddenSize;
+  // The gradients to gate and up take the place of both.
+  const temporaries = intermediateSize + 5 * hiddenSize;
   return F32 * rows * (layers.length * hiddenSize + inside + temporaries);
 }
