@@ -154,6 +154,43 @@ describe("the command, on the demo model", () => {
     await exported([...base, "--format", "peft", "--overwrite"]);
   }, 60_000);
 
+  test("train goes on from an adapter of mlx-lm, serve answers with one of llama.cpp and warns of another base", async () => {
+    const [mlx, lora] = [
+      join(folder, "mlx-f32", "mlx"),
+      join(folder, "gguf-lora-f32", "gguf-lora", "gguf-lora-f32.gguf"),
+    ];
+    const out = join(folder, "more");
+    const data = join(ROOT, "data/input/lora_train_data.csv");
+    const trained = await command(
+      "train",
+      ["--model", "demo", "--data", data, "--init-adapter", mlx, "--epochs", "1", "--out", out, "--json"],
+      { cwd: folder, env: OFFLINE },
+    );
+    expect([trained.status, trained.stderr]).toEqual([0, expect.not.stringContaining("warning: the adapter")]);
+    expect(JSON.parse(trained.stdout).samples[0].before).toBe(ANSWER);
+
+    const other = join(folder, "safetensors-bf16", "safetensors");
+    for (const [model, warned] of [
+      ["demo", false],
+      [other, true],
+    ] as const) {
+      const server = start("serve", ["--model", model, "--adapter", lora, "--port", "0", "--json"], { env: OFFLINE });
+      const { url } = JSON.parse(await server.printed("\n", "stdout"));
+      expect(server.stderr().includes("was trained on other weights than these")).toBe(warned);
+      if (!warned) {
+        const body = JSON.stringify({ message: QUESTION, max_tokens: 60, temperature: 0 });
+        const reply = await fetch(new URL("/chat", url), {
+          method: "POST",
+          body,
+          headers: { "content-type": "application/json" },
+        });
+        expect(((await reply.json()) as { reply: string }).reply).toBe(ANSWER);
+      }
+      server.process.kill("SIGTERM");
+      expect((await server.ended()).status).toBe(0);
+    }
+  }, 60_000);
+
   test("Ctrl-C leaves nothing", async () => {
     const place = join(folder, "interrupted");
     await mkdir(place);
