@@ -47,7 +47,7 @@ export function trainCommand(context: Context) {
       ["bun run train --init-adapter model/lora_adapter --out model/more", "go on from an adapter"],
     ],
   );
-  const all = command
+  const adapter = command
     .addOption(
       option(
         "--data <file>",
@@ -65,7 +65,8 @@ export function trainCommand(context: Context) {
     .addOption(
       option("--alpha <x>", `the adapter's change is scaled by alpha/rank (${describeDefault("alpha")})`, positive),
     )
-    .addOption(option("--dropout <p>", "dropout in front of the adapter (default: 0.1)", fraction))
+    .addOption(option("--dropout <p>", "dropout in front of the adapter (default: 0.1)", fraction));
+  const steps = variantOptions(adapter)
     .addOption(option("--epochs <n>", `times every row is seen (${describeDefault("epochs")})`, integer(1, 100_000)))
     .addOption(option("--lr <rate>", `highest learning rate (${describeDefault("lr")})`, positive))
     .addOption(option("--batch <n>", "sequences in a batch", integer(1, 65_536)).default(1))
@@ -86,7 +87,8 @@ export function trainCommand(context: Context) {
         .choices(SCHEDULES)
         .default("linear" as (typeof SCHEDULES)[number]),
     )
-    .addOption(option("--warmup <r>", "share of the steps, at the start, in which the rate rises", share).default(0))
+    .addOption(option("--warmup <r>", "share of the steps, at the start, in which the rate rises", share).default(0));
+  return objectiveOptions(steps)
     .addOption(option("--weight-decay <x>", "decoupled weight decay", notNegative).default(0))
     .addOption(option("--clip <x>", "largest global norm of a gradient; 0: no limit", notNegative).default(1))
     .addOption(
@@ -155,7 +157,6 @@ export function trainCommand(context: Context) {
       "go on with an interrupted run, from the newest checkpoint in --out, or in DIR; its settings hold",
     )
     .option("--no-shuffle", "take the rows in file order in every epoch");
-  return objectiveOptions(variantOptions(all));
 }
 
 /** The values of the options. */

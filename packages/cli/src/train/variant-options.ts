@@ -3,19 +3,27 @@ import type { LoraConfigInput } from "@tslm/lora";
 import { z } from "zod";
 import { checked, namedByFlag, notEmpty, option } from "../options.ts";
 
+/** What names of layers have none of, and expressions need. */
+const SIGN = /[\\*+?()[\]{}|^$]/;
+
+function isExpression(text: string): boolean {
+  try {
+    new RegExp(text);
+    return SIGN.test(text);
+  } catch {
+    return false;
+  }
+}
+
 /** Names of layers with commas between, or one regular expression on the whole name. */
 const layerNames = notEmpty.transform((text, context): string | string[] => {
   const names = text.split(",").map((name) => name.trim());
   if (names.every((name) => /^[\w.]+$/.test(name))) return names;
-  try {
-    new RegExp(text);
-    return text;
-  } catch {
-    const message =
-      "names of layers with commas between, such as q_proj,v_proj, or a regular expression on the whole name";
-    context.addIssue({ code: "custom", message });
-    return z.NEVER;
-  }
+  if (isExpression(text)) return text;
+  const message =
+    "names of layers with commas between, such as q_proj,v_proj, or a regular expression on the whole name";
+  context.addIssue({ code: "custom", message });
+  return z.NEVER;
 });
 
 /** `0-11,23`: numbers of layers, and ranges of them. */

@@ -346,7 +346,7 @@ describe("what cannot be run is refused by name", () => {
     [
       "scheduler",
       { scheduler: "step" as "linear" },
-      "scheduler must be one of linear, cosine, cosine_with_restarts, constant, not step",
+      "scheduler must be one of linear, cosine, constant, cosine_with_restarts, not step",
     ],
     ["warmup", { warmup: 1.1 }, "warmup must be a share of the steps, from 0 to 1, not 1.1"],
     ["weightDecay", { weightDecay: -0.1 }, "weightDecay must be a number of at least 0, not -0.1"],

@@ -8,9 +8,9 @@ const fall = (t: number): number => 0.5 * (1 + Math.cos(Math.PI * t));
 const DECAY = {
   linear: (t: number) => 1 - t,
   cosine: fall,
+  constant: () => 1,
   /** Falls `cycles` times and starts again at the top. */
   cosine_with_restarts: (t: number, cycles: number) => (t >= 1 ? 0 : fall((cycles * t) % 1)),
-  constant: () => 1,
 } as const;
 
 /** Names that {@link schedule} takes. */
