@@ -8,7 +8,7 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
@@ -23,7 +23,14 @@ import {
   writeLoraGguf,
 } from "../packages/lora/src/index.ts";
 import { type ModelToWrite, Qwen, writeModelFolder, writeModelGguf } from "../packages/qwen/src/index.ts";
-import { createDevice, type Device, openGguf, openSafetensors } from "../packages/tensor/src/index.ts";
+import {
+  createDevice,
+  type Device,
+  openGguf,
+  openSafetensors,
+  Tensor,
+  writeSafetensors,
+} from "../packages/tensor/src/index.ts";
 import { findGguf, findGolden, findLlama, findPython, findWeights, titleOf } from "./support/golden.ts";
 import { CAN_MOUNT, command, OFFLINE, ROOT, start, tinyDisk } from "./support/process.ts";
 
@@ -153,6 +160,36 @@ describe("the command, on the demo model", () => {
     await exported([...base, "--model", full, "--format", "peft", "--any-base"]);
     await exported([...base, "--format", "peft", "--overwrite"]);
   }, 60_000);
+
+  test("weights that are no numbers, or too large for the type: an error, and nothing is left", async () => {
+    const broken = async (name: string, change: (x: number) => number): Promise<string> => {
+      const dir = join(folder, name);
+      await cp(adapter, dir, { recursive: true });
+      using file = await openSafetensors(join(adapter, "adapter_model.safetensors"));
+      const tensors = new Map<string, Tensor>();
+      for (const key of file.names()) {
+        const t = file.tensor(key);
+        const values = (await t.data()) as Float32Array;
+        tensors.set(key, key.includes("lora_B") ? Tensor.from(values.map(change), t.shape) : t);
+      }
+      await writeSafetensors(join(dir, "adapter_model.safetensors"), tensors);
+      return dir;
+    };
+    const place = join(folder, "broken");
+    await mkdir(place);
+    const run = async (dir: string) => {
+      const args = ["--adapter", dir, "--format", "gguf", "--quantize", "f16", "--out", join(place, "out")];
+      const { status, told } = await refused(args);
+      expect(await readdir(place)).toEqual([]);
+      return [status, told];
+    };
+    expect(await run(await broken("nan", () => Number.NaN))).toEqual([1, expect.stringContaining("gives no numbers")]);
+    // Halves end at 65504: what is infinite in the file was a number in memory.
+    expect(await run(await broken("large", (x) => x * 1e8))).toEqual([
+      1,
+      expect.stringContaining("gives other logits when it is loaded again"),
+    ]);
+  }, 30_000);
 
   test("train goes on from an adapter of mlx-lm, serve answers with one of llama.cpp and warns of another base", async () => {
     const [mlx, lora] = [

@@ -93,6 +93,12 @@ async function exportTo(context: Context, open: OpenModelWithAdapters, options: 
   const base = adapter && (await measure(qwen, prompts, signal));
   adapter?.lora.attach();
   const wanted = await measure(qwen, prompts, signal);
+  if (wanted.logits.some((logits) => !logits.every(Number.isFinite))) {
+    const which = adapter ? `with the adapter in ${adapter.dir} the model` : "the model";
+    throw new CommandError(
+      `${which} gives no numbers (NaN or infinity), so there is nothing to export; train it again with a lower --lr`,
+    );
+  }
   const ends = endTokens(qwen, asked);
   const before = await answers(qwen, prompts.slice(0, questions.length), ends, signal);
   adapter?.lora.detach();

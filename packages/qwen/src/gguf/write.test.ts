@@ -67,6 +67,8 @@ describe("a model that is written", () => {
     using file = await openGguf(path);
     expect(file.metadata.get("general.name")).toBe("tiny");
     expect(file.metadata.get("tslm.note")).toBe("hello");
+    const fileTypes = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, q5_1: 9, bf16: 32 } as Record<string, number>;
+    expect(file.metadata.get("general.file_type")).toBe(fileTypes[type]);
     expect(file.info("blk.0.ffn_up.weight").type).toBe(type.toUpperCase());
     expect(file.info("blk.0.attn_norm.weight").type).toBe("F32");
     expect(livingMemory()).toEqual(before);
