@@ -29,7 +29,7 @@ import {
   tileSums,
 } from "./attention-parts.ts";
 import { panelColumns } from "./gemm.ts";
-import { exp } from "./vector-math.ts";
+import { expOfNegative } from "./vector-math.ts";
 
 const GRADIENT = {
   grad: "f32*",
@@ -99,7 +99,7 @@ function gradientRow(
   const [lse, delta, scale] = [row.lse.splat(), row.delta.splat(), row.scale.splat()];
   for (let c = 0; c < keyBlock(k.target); c += k.lanes) {
     const seen = visible.compare("gt", k.laneNumbers(c));
-    const p = exp(k, scores.at(c).load().sub(lse));
+    const p = expOfNegative(k, scores.at(c).load().sub(lse));
     const ds = p.mul(products.at(c).load().sub(delta)).mul(scale);
     scores.at(c).store(seen.select(p, k.zero()));
     products.at(c).store(seen.select(ds, k.zero()));

@@ -28,7 +28,7 @@ import {
   storeTile,
 } from "./attention-parts.ts";
 import { panelColumns } from "./gemm.ts";
-import { exp, log } from "./vector-math.ts";
+import { expOfNegative, log } from "./vector-math.ts";
 
 /** Places in a thread's workspace, in f32: fixed ones first, then those that grow with the head's size. */
 function places(target: Target) {
@@ -37,9 +37,10 @@ function places(target: Target) {
   const maximum = scores + target.gemm.rows * keyBlock(target);
   const sum = maximum + rows;
   const visible = sum + rows;
-  const factor = visible + rows;
+  const added = visible + rows;
+  const factor = added + rows;
   const addresses = factor + rows;
-  return { scores, maximum, sum, visible, factor, addresses, end: addresses + addressFloats(target) };
+  return { scores, maximum, sum, visible, added, factor, addresses, end: addresses + addressFloats(target) };
 }
 
 /** Bytes of one thread's workspace for heads of `size` elements. */
@@ -103,6 +104,7 @@ export const attention = defineKernel(
           k.if(count.gt(0), () => {
             scoreTile(k, tile, keys, args.size, count, workspace.at(place.scores));
             k.loop({ to: rows }, (i) => softmaxRow(k, workspace, i, row.add(i), block));
+            takeFactors(k, workspace, row);
             k.loop({ to: args.size, step: columns }, (j) => {
               const before = k.variable(output.at(j));
               const factor = workspace.at(place.factor).at(row).fixed();
@@ -151,7 +153,7 @@ export const attention = defineKernel(
 
 /**
  * Takes a block's scores of row `i` of a tile, `row` of the item, into the row's running maximum and sum, turns them into
- * weights relative to the new maximum, and leaves the factor that the sums before must be scaled by.
+ * weights relative to the new maximum, and leaves their sum and how far the maximum moved.
  */
 function softmaxRow(k: Builder, workspace: Pointer, i: Index, row: Index, block: Index): void {
   const place = places(k.target);
@@ -172,12 +174,23 @@ function softmaxRow(k: Builder, workspace: Pointer, i: Index, row: Index, block:
   const shift = maximum.splat();
   const sum = k.variable(k.zero());
   for (const c of parts) {
-    const weight = exp(k, scores.at(c).load().sub(shift));
+    const weight = expOfNegative(k, scores.at(c).load().sub(shift));
     scores.at(c).store(weight);
     sum.set(sum.add(weight));
   }
-  const factor = exp(k, before.splat().sub(shift)).first();
-  workspace.at(place.factor).at(row).store(factor);
-  const total = workspace.at(place.sum).at(row);
-  total.store(total.loadF32().mul(factor).add(sum.sum()));
+  workspace.at(place.factor).at(row).store(before.sub(maximum));
+  workspace.at(place.added).at(row).store(sum.sum());
+}
+
+/** The factors of a tile's rows from `row` on, and their sums, all at once. */
+function takeFactors(k: Builder, workspace: Pointer, row: Index): void {
+  const place = places(k.target);
+  for (let first = 0; first < k.target.gemm.rows; first += k.lanes) {
+    const left = k.target.gemm.rows - first;
+    const count = left < k.lanes ? k.index(left) : undefined;
+    const at = (list: number) => workspace.at(list + first).at(row);
+    const factor = expOfNegative(k, at(place.factor).load(count));
+    at(place.factor).store(factor, count);
+    at(place.sum).store(at(place.sum).load(count).mul(factor).add(at(place.added).load(count)), count);
+  }
 }

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { defineKernel } from "../lang/kernel.ts";
 import { machines } from "./testing.ts";
-import { exp, log, sigmoid, tanh } from "./vector-math.ts";
+import { exp, expOfNegative, log, sigmoid, tanh } from "./vector-math.ts";
 
 /** Numbers spread over all bit patterns: every exponent, both signs, subnormal numbers, infinities and NaN. */
 const COUNT = 1 << 18;
@@ -56,6 +56,23 @@ for (const machine of machines) {
         if (error > worst && !(Math.abs(out.f32[i]! - exact) < tiny)) [worst, at] = [error, x.f32[i]!];
       }
       expect({ at, within: worst <= bound, worst }).toEqual({ at, within: true, worst });
+    });
+
+    test("expOfNegative keeps 1 ulp, and 2⁻¹²⁶ below that", () => {
+      const kernel = defineKernel("expOfNegative", { n: "index", x: "f32*", out: "f32*" }, (k, { n, x, out }) => {
+        k.vectors(n, (i, count) => out.at(i).store(expOfNegative(k, x.at(i).load(count)), count));
+      });
+      const n = 100_003;
+      const [x, out] = [machine.allocate(4 * n), machine.allocate(4 * n)];
+      for (let i = 0; i < n; i++) x.f32[i] = (-110 * i) / n;
+      const special = [-0, 87.9, -126 * Math.LN2, -3e38, Number.NEGATIVE_INFINITY, Number.NaN];
+      x.f32.set(special, n - special.length);
+      machine.compile(kernel)({ n, x: x.address, out: out.address });
+      for (let i = 0; i < n; i++) {
+        const [got, exact] = [out.f32[i]!, Math.exp(x.f32[i]!)];
+        const near = ulps(got, exact) <= 1 || (got >= 0 && Math.abs(got - exact) <= 2 ** -126);
+        expect({ x: x.f32[i], got, near }).toEqual({ x: x.f32[i]!, got, near: true });
+      }
     });
   });
 }
