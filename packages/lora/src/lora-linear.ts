@@ -58,6 +58,10 @@ export class LoraLinear extends Module {
   get outFeatures(): number {
     return this.baseLayer.outFeatures;
   }
+  /** Numbers that the gradient keeps of a row of x, besides x itself. */
+  get keptPerRow(): number {
+    return this.enabled && !this.merged ? this.variant.keptPerRow(this) : 0;
+  }
   /** The rank r. */
   get rank(): number {
     return this.loraA.shape[0];

@@ -46,6 +46,10 @@ export class DoraLora extends LoraVariant {
     return plainMerged(layer.baseLayer, layer, layer.scaling).mul(this.#factor(layer).unsqueeze(1));
   }
 
+  /** What the magnitudes' gradient is of; with dropout the two parts apart, and what dropout left of x. */
+  override keptPerRow({ rank, dropout, inFeatures, outFeatures }: LoraLinear): number {
+    return rank + (dropout > 0 ? inFeatures + 2 * outFeatures : outFeatures);
+  }
   override *adapterTensors(): Generator<[string, Tensor]> {
     yield [MAGNITUDE, this.magnitude];
   }

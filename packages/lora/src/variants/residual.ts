@@ -29,6 +29,9 @@ export class ResidualLora extends LoraVariant {
     return plainMerged(layer.baseLayer, this.savedPair(layer), layer.scaling);
   }
 
+  override keptPerRow({ rank }: LoraLinear): number {
+    return 2 * rank;
+  }
   /** A over A₀ and B beside −B₀: PEFT's conversion, `path_initial_model_for_weight_conversion`. */
   override savedPair({ loraA, loraB }: LoraLinear): LoraPair {
     const { loraA: a, loraB: b } = this.#initial;

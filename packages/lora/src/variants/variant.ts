@@ -15,6 +15,10 @@ export abstract class LoraVariant extends Module {
   adapterTensors(): Iterable<[string, Tensor]> {
     return [];
   }
+  /** Numbers that the gradient keeps of a row of x, besides x itself. */
+  keptPerRow({ rank }: LoraLinear): number {
+    return rank;
+  }
   /** The A and B of a file that any tool can load as a plain adapter; the adapter's own tensors where that is what they are. */
   savedPair({ loraA, loraB }: LoraLinear): LoraPair {
     return { loraA, loraB };

@@ -16,9 +16,13 @@ function keptByLayer({ self_attn, mlp }: DecoderLayer, config: ModelConfig): num
     inputOf(heads, self_attn.o_proj) +
     inputOf(hiddenSize, mlp.gate_proj, mlp.up_proj) +
     inputOf(intermediateSize, mlp.down_proj);
+  const { q_proj, k_proj, v_proj, o_proj } = self_attn;
+  const { gate_proj, up_proj, down_proj } = mlp;
+  const all: Projection[] = [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj];
+  const own = all.reduce((sum, { keptPerRow = 0 }) => sum + keptPerRow, 0);
   const attention = 2 * heads + 2 * numKeyValueHeads * headDim + numAttentionHeads;
   // Input of the second norm, both norms' factors, and gate and up for the activation's gradient.
-  return inputs + attention + hiddenSize + 2 + 2 * intermediateSize;
+  return inputs + own + attention + hiddenSize + 2 + 2 * intermediateSize;
 }
 
 /**

@@ -6,7 +6,11 @@ import type { KeyValueCache } from "./cache.ts";
  * A linear layer, or what has been put in its place (a LoRA layer). Shapes: x [rows, in]; result and what is added to it,
  * [rows, out].
  */
-export type Projection = Module & { forward(x: Tensor, addend?: Tensor): Tensor };
+export type Projection = Module & {
+  forward(x: Tensor, addend?: Tensor): Tensor;
+  /** Numbers that it keeps of a row for the gradient, besides its input; none unless given. */
+  readonly keptPerRow?: number;
+};
 
 /** Gives the parameter of a name, as `q_proj.weight`, below the module that asks. */
 export type ParameterSource = (name: string) => Tensor;
