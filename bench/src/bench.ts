@@ -100,9 +100,12 @@ function describe({
   threads,
   ...more
 }: z.output<typeof result>) {
-  const beside = Object.entries(more).map(([name, x]) => `, ${name} ${Number(x).toFixed(1)}`);
+  const beside = Object.entries(more).map(([name, x]) => `, ${name} ${typeof x === "number" ? shown(name, x) : x}`);
   const memory = `${bytes(peak_rss_bytes)} of memory, ${bytes(rss_file_bytes)} of it files`;
   return `${figure.padEnd(26)} ${value.toFixed(2).padStart(9)}${beside.join("")}   (${memory}; ${device} ${isa}, ${threads} threads)`;
 }
+
+/** Shares in hundredths, other numbers in tenths. */
+const shown = (name: string, x: number): string => (name.includes("of_") ? `${Math.round(100 * x)}%` : x.toFixed(1));
 
 await run(bench);

@@ -1,7 +1,7 @@
 // Measures one figure in a process of its own, so that its peak of memory is its own. Called by bench.ts.
 import { openDevice, peakMemory } from "@tslm/cli";
 import { z } from "zod";
-import { FIGURE_NAMES, FIGURES } from "./figures.ts";
+import { FIGURE_NAMES, FIGURES, type Measured } from "./figures.ts";
 
 const order = z
   .object({
@@ -13,7 +13,9 @@ const order = z
   .parse(JSON.parse(process.argv[2]));
 
 const device = await openDevice(order);
-const measured = await FIGURES[order.figure]({ dir: order.dir, device, threads: order.threads });
-const { name, isa, threads } = device.info;
-console.log(JSON.stringify({ figure: order.figure, ...measured, ...peakMemory(), device: name, isa, threads }));
+const measured: Measured = await FIGURES[order.figure]({ dir: order.dir, device, threads: order.threads });
+// A figure may have taken another tier than the device's.
+const { isa = device.info.isa, threads = device.info.threads, ...figures } = measured;
+const { name } = device.info;
+console.log(JSON.stringify({ figure: order.figure, ...figures, ...peakMemory(), device: name, isa, threads }));
 await device.dispose();

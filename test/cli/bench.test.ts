@@ -15,6 +15,7 @@ const FIGURES = [
   "sft_tokens_per_s",
   "sft512_tokens_per_s",
   "gemm_gflops",
+  "wasm_gflops",
   "read_gbytes_per_s",
 ];
 
@@ -53,8 +54,14 @@ describe("bench", () => {
         threads: 1,
       });
     }
-    const [gemm, sft512] = ["gemm_gflops", "sft512_tokens_per_s"].map((name) => lines[FIGURES.indexOf(name)]);
-    expect(gemm.peak_gflops).toBeGreaterThan(0);
+    const [gemm, wasm, sft512] = ["gemm_gflops", "wasm_gflops", "sft512_tokens_per_s"].map(
+      (name) => lines[FIGURES.indexOf(name)],
+    );
+    expect(Math.min(gemm.of_peak, gemm.peak_gflops)).toBeGreaterThan(0);
+    expect(gemm.square_of_peak).toBeGreaterThan(0);
+    expect(gemm.peak_of).toMatch(/f32/);
+    expect(wasm).toMatchObject({ isa: "wasm", loop_gflops: expect.any(Number), register_gflops: expect.any(Number) });
+    expect(wasm.of_loop).toBeGreaterThan(0);
     expect(sft512.tokens).toBe(2048);
   });
 

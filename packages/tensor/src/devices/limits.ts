@@ -1,7 +1,8 @@
-import type { CpuLimits } from "./cpu/limits.ts";
+import type { CpuLimits, CpuPeak } from "./cpu/limits.ts";
+import type { WasmLoops } from "./cpu/wasm-loops.ts";
 import type { CreateDeviceOptions } from "./create.ts";
 
-export type { CpuLimits };
+export type { CpuLimits, CpuPeak, WasmLoops };
 
 /**
  * What this machine's processor and memory give at most, for benchmarks: multiply-adds in registers and reading in order,
@@ -12,4 +13,19 @@ export type { CpuLimits };
 export async function measureLimits(options: CreateDeviceOptions = {}): Promise<CpuLimits> {
   const cpu = await import("./cpu/limits.ts");
   return cpu.measureLimits(options);
+}
+
+/** The processor's part of {@link measureLimits} alone, in some hundredths of a second: the peak of the moment. */
+export async function measurePeak(options: CreateDeviceOptions = {}): Promise<CpuPeak> {
+  const cpu = await import("./cpu/limits.ts");
+  return cpu.measurePeak(options);
+}
+
+/**
+ * What WebAssembly SIMD gives on one thread at most, for benchmarks: loops written by hand, which the kernels of that tier are
+ * held against. Takes about half a second.
+ */
+export async function measureWasmLoops(): Promise<WasmLoops> {
+  const wasm = await import("./cpu/wasm-loops.ts");
+  return wasm.measureWasmLoops();
 }

@@ -15,8 +15,6 @@ import { claimWorkspace, eachColumn } from "../lang/math.ts";
 import type { Target } from "../lang/target.ts";
 import type { Index, Pointer, VF } from "../lang/values.ts";
 
-/** Inner elements of one round of the tile loop. */
-const UNROLL = 4;
 /** f32 elements of a cache line. */
 const LINE = 16;
 /**
@@ -332,7 +330,7 @@ function multiplyTile(k: Builder, tile: Tile): void {
 }
 
 function registerTile(k: Builder, tile: Tile, rows: number, whole: boolean): void {
-  const { vectors, rows: tileRows } = k.target.gemm;
+  const { vectors, rows: tileRows, unroll } = k.target.gemm;
   const columns = panelColumns(k.target);
   k.comment(`register tile ${rows} x ${columns}${whole ? "" : ", cut"}`);
   const sums = Array.from({ length: rows }, () => Array.from({ length: vectors }, () => k.variable(k.vector(0))));
@@ -356,14 +354,14 @@ function registerTile(k: Builder, tile: Tile, rows: number, whole: boolean): voi
   const rounds = (count: Index, steps: number): void =>
     k.repeat(count, () => {
       for (let u = 0; u < steps; u++) {
-        if (steps > 1 && (u * tileRows) % LINE < tileRows) a.at(u * tileRows + AHEAD).prefetch(1);
+        if (steps === unroll && (u * tileRows) % LINE < tileRows) a.at(u * tileRows + AHEAD).prefetch(1);
         step(u);
       }
       a.advance(steps * tileRows);
       b.advance(steps * columns);
     });
-  rounds(tile.length.sar(Math.log2(UNROLL)), UNROLL);
-  rounds(tile.length.and(UNROLL - 1), 1);
+  rounds(tile.length.sar(Math.log2(unroll)), unroll);
+  if (unroll > 1) rounds(tile.length.and(unroll - 1), 1);
 
   const alpha = tile.alpha();
   const c = k.variable(tile.c);

@@ -19,6 +19,8 @@ export interface Target {
     readonly depth: number;
     /** Rows of A kept in the second-level cache; a multiple of `rows`. */
     readonly blockRows: number;
+    /** Inner elements of one round of the tile loop, a power of two: compilers of WebAssembly do best with a short one. */
+    readonly unroll: number;
   };
 }
 
@@ -28,7 +30,7 @@ export const AVX2: Target = {
   vectorRegisters: 16,
   pointerBytes: 8,
   fused: true,
-  gemm: { rows: 6, vectors: 2, depth: 256, blockRows: 192 },
+  gemm: { rows: 6, vectors: 2, depth: 256, blockRows: 192, unroll: 4 },
 };
 
 export const AVX512: Target = {
@@ -37,7 +39,7 @@ export const AVX512: Target = {
   vectorRegisters: 32,
   pointerBytes: 8,
   fused: true,
-  gemm: { rows: 12, vectors: 2, depth: 256, blockRows: 192 },
+  gemm: { rows: 12, vectors: 2, depth: 256, blockRows: 192, unroll: 4 },
 };
 
 export const AMX: Target = { ...AVX512, name: "amx", tiles: true };
@@ -49,7 +51,7 @@ export const NEON: Target = {
   vectorRegisters: 32,
   pointerBytes: 8,
   fused: true,
-  gemm: { rows: 6, vectors: 4, depth: 256, blockRows: 96 },
+  gemm: { rows: 6, vectors: 4, depth: 256, blockRows: 96, unroll: 4 },
 };
 
 export const WASM: Target = {
@@ -58,5 +60,5 @@ export const WASM: Target = {
   vectorRegisters: 16,
   pointerBytes: 4,
   fused: false,
-  gemm: { rows: 3, vectors: 4, depth: 256, blockRows: 96 },
+  gemm: { rows: 3, vectors: 4, depth: 256, blockRows: 96, unroll: 1 },
 };
