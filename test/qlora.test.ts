@@ -14,6 +14,7 @@ import { ggufWeights, loadModel, parseModelConfig, passOf, QwenModel } from "../
 import {
   createDevice,
   type Device,
+  defaultDevice,
   Generator,
   isBlocks,
   noGrad,
@@ -32,10 +33,12 @@ const kinds: Record<string, Partial<LoraConfigInput>> = {
 };
 
 let device: Device;
+let before: Device;
 let folder: string;
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "qlora-"));
   device = await createDevice("cpu");
+  before = defaultDevice();
   setDefaultDevice(device);
   await writeFile(join(folder, "model.safetensors"), Buffer.from(fixture.weights, "base64"));
 });
@@ -49,6 +52,7 @@ afterEach(() => {
   for (const model of opened.splice(0)) model.dispose();
 });
 afterAll(async () => {
+  setDefaultDevice(before);
   await device?.dispose();
   await rm(folder, { recursive: true, force: true });
 });

@@ -23,6 +23,7 @@ import { loadModel, parseModelConfig, passOf, type QwenModel } from "../packages
 import {
   createDevice,
   type Device,
+  defaultDevice,
   Generator,
   memory,
   noGrad,
@@ -53,11 +54,13 @@ const begunFromBase = cases.filter(([, { converted }]) => converted !== undefine
 const sequences = fixture.sequences.map((tokens) => ({ tokens, targets: [...tokens.slice(1), -1] }));
 
 let device: Device;
+let before: Device;
 let model: QwenModel;
 let folder: string;
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "variants-"));
   device = await createDevice("cpu");
+  before = defaultDevice();
   setDefaultDevice(device);
   await writeFile(join(folder, "config.json"), fixture.config);
   await writeFile(join(folder, "model.safetensors"), Buffer.from(fixture.weights, "base64"));
@@ -65,6 +68,7 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   model?.dispose();
+  setDefaultDevice(before);
   await device?.dispose();
   await rm(folder, { recursive: true, force: true });
 });
