@@ -6,6 +6,8 @@ import type {
   AdamWArgs,
   AttentionOptions,
   LinearCrossEntropyArgs,
+  LowRankArgs,
+  LowRankGradients,
   MatmulOptions,
   RandomKey,
   ReduceKind,
@@ -143,6 +145,39 @@ const FAULTS: readonly [fault: string, foundBy: RegExp, make: (threads?: number)
             array[i] = i;
           });
           super.dropout(x, rows, p, key, out);
+        }
+      })(),
+  ],
+  [
+    "draws another mask for the gradient",
+    /lowRankBackward/,
+    () =>
+      new (class extends ReferenceDevice {
+        override lowRankBackward(args: LowRankArgs, gradients: LowRankGradients): void {
+          const { dropout } = args;
+          const other = dropout && { ...dropout, key: { ...dropout.key, stream: 0 } };
+          super.lowRankBackward({ ...args, dropout: other }, gradients);
+        }
+      })(),
+  ],
+  [
+    "scales a low-rank change twice",
+    /lowRank: every size/,
+    () =>
+      new (class extends ReferenceDevice {
+        override lowRank(args: LowRankArgs, out: View): void {
+          super.lowRank({ ...args, scaling: args.scaling ** 2 }, out);
+        }
+      })(),
+  ],
+  [
+    "reads the gate after overwriting it",
+    /swiglu/,
+    () =>
+      new (class extends ReferenceDevice {
+        override swigluBackward(grad: View, gate: View, up: View, gradGate: View, gradUp: View): void {
+          super.swigluBackward(grad, gate, up, gradGate, gradUp);
+          if (gate === gradGate) super.swigluBackward(grad, gate, up, gate, gradUp);
         }
       })(),
   ],
