@@ -226,8 +226,8 @@ export function finish(generator: Generator<void, void>): void {
 }
 
 /**
- * Code of two generators, each spread evenly over the other: tiles multiply while vectors compute, as a processor looks ahead
- * some hundred instructions only.
+ * Code of two generators, each spread evenly over the other. Multiplications of tiles and of 512-bit vectors take turns (measured
+ * on Sapphire Rapids: their times add up), but while tiles wait for their loads and stores, vectors compute.
  */
 export function interleave(
   a: { run: Generator<void, void>; pauses: number },

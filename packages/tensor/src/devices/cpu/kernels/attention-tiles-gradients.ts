@@ -67,7 +67,7 @@ export const sumsBytes = (size: number): number => 2 * 4 * SIDE * size;
 /** Places in a thread's workspace, in bytes; those that grow with the head's size follow. */
 const PLACES = places({
   ...{ q: 8 * SIDE, grad: 8 * SIDE, visible: LINE, lse: LINE, delta: LINE, flag: 64 },
-  ...{ scores: 2 * SCORE_BYTES, products: 2 * SCORE_BYTES, gradients: SCORE_BYTES },
+  ...{ scores: 2 * SCORE_BYTES, products: 2 * SCORE_BYTES, gradients: 2 * SCORE_BYTES },
 });
 
 /** Bytes of one thread's workspace for heads of `size` elements. */
@@ -166,8 +166,11 @@ function backwardKernel(size: number, parts: Parts) {
           const [packedK, packedV] = [args.packedK, args.packedV].map((all) => k.variable(all.atByte(place)));
           const turnedK = k.variable(args.turnedK.atByte(place));
           const sums = k.variable(firstSums);
-          const pair = (name: "scores" | "products") => [0, SCORE_BYTES].map((at) => k.variable(line(name).atByte(at)));
-          const [[scores, nextScores], [products, nextProducts]] = [pair("scores"), pair("products")];
+          const pair = (name: "scores" | "products" | "gradients") =>
+            [0, SCORE_BYTES].map((at) => k.variable(line(name).atByte(at)));
+          const [[scores, otherScores], [products, otherProducts], [gradients, otherGradients]] = [
+            ...[pair("scores"), pair("products"), pair("gradients")],
+          ];
           const packed = (at: Pointer) => packedSide(at, strides.packed, parts);
           const multiply = (left: Pointer, right: Pointer, to: Pointer) =>
             multiplySides(k, {
@@ -178,20 +181,20 @@ function backwardKernel(size: number, parts: Parts) {
             inTurn(multiply(packedK, columnsQ, toScores), multiply(packedV, columnsGrad, toProducts));
           const hide = (key: Index) => k.if(first.lt(key.add(SIDE)), () => hideScores(k, scores, key, half("visible")));
           const steps = Array.from({ length: size / SIDE }, (_, step) => step);
-          /** dq and what is added to dk and dv. */
+          /** dq and what is added to dk and dv, of the group before. */
           const add = () =>
             inTurn(
               ...steps.map((step) =>
                 multiplySides(k, {
                   left: packed(turnedK.atByte(step * stepBytes(parts))),
-                  right: { at: line("gradients"), step: 0, part: ROWS * LINE, tile: 4 * ROWS, row: strides.line },
+                  right: { at: otherGradients, step: 0, part: ROWS * LINE, tile: 4 * ROWS, row: strides.line },
                   ...{ steps: 1, parts },
                   sums: { at: gradQSums.atByte(step * SIDE * LINE), row: strides.line, below: ROWS * LINE, add: true },
                 }),
               ),
               ...[
-                { left: products, right: pairsQ, to: sums },
-                { left: scores, right: pairsGrad, to: sums.at(SIDE * size) },
+                { left: otherProducts, right: pairsQ, to: sums },
+                { left: otherScores, right: pairsGrad, to: sums.at(SIDE * size) },
               ].flatMap(({ left, right, to }) =>
                 steps.map((step) =>
                   multiplySides(k, {
@@ -208,20 +211,28 @@ function backwardKernel(size: number, parts: Parts) {
           const key = k.variable(k.index(0));
           k.repeat(reach.add(SIDE - 1).sar(5), () => {
             hide(key);
+            const facts = { lse: half("lse"), delta: half("delta"), parts };
+            const both = () => differentiate(k, { ...facts, scores, products, gradients });
+            // Loads and stores of tiles have vectors to wait beside.
+            k.if(
+              key.gt(0),
+              () => {
+                const run = add();
+                interleave({ run: both(), pauses: ROWS }, { run, pauses: 3 * pauses(size / SIDE, parts) });
+                turnedK.advanceBytes(bytes);
+                sums.advanceBytes(sumsBytes(size));
+              },
+              () => finish(both()),
+            );
             packedK.advanceBytes(bytes);
             packedV.advanceBytes(bytes);
-            const facts = { lse: half("lse"), delta: half("delta"), gradients: line("gradients"), parts };
-            interleave(
-              { run: differentiate(k, { ...facts, scores, products }), pauses: ROWS },
-              { run: next(nextScores, nextProducts), pauses: 2 * pauses(size / SIDE, parts) },
-            );
-            finish(add());
-            swap(k, scores, nextScores);
-            swap(k, products, nextProducts);
-            turnedK.advanceBytes(bytes);
-            sums.advanceBytes(sumsBytes(size));
             key.increase(SIDE);
+            k.if(key.lt(reach), () => finish(next(otherScores, otherProducts)));
+            swap(k, scores, otherScores);
+            swap(k, products, otherProducts);
+            swap(k, gradients, otherGradients);
           });
+          finish(add());
 
           const scale = args.gradScale.splat();
           scaleColumns(k, gradQSums, size, [scale, scale]);

@@ -2,9 +2,9 @@
  * `attention.ts` on matrix tiles (FlashAttention-2, Dao 2023), for sequences of several queries: scores K·Qᵀ and their
  * product with the values are made of tiles, the softmax between them of vectors. See `attention-tile-parts.ts` for the layout.
  *
- * Keys and values are packed once, by a kernel of its own. An item is a group of columns; keys pass by in groups. While vectors
- * make the weights of one group, tiles make the scores of the next and add the values of the one before. Numbers that
- * are not finite are left to `attention.ts`: `flag` becomes 1 then.
+ * Keys and values are packed once, by a kernel of its own. An item is a group of columns; keys pass by in groups, and the
+ * next one's scores are made between the weights of one. Numbers that are not finite are left to `attention.ts`: `flag`
+ * becomes 1 then.
  */
 
 import type { Builder } from "../lang/builder.ts";
