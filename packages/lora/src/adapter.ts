@@ -169,7 +169,7 @@ export async function loadAdapter(path: string, model: Module): Promise<Lora> {
         loraA: read(adapterKey(name, "lora_A.weight"), layer),
         loraB: read(adapterKey(name, "lora_B.weight"), layer),
       };
-      if (config.use_dora) return { pair, variant: new DoraLora(read(adapterKey(name, MAGNITUDE), layer)) };
+      if (config.use_dora) return { pair, variant: new DoraLora(read(adapterKey(name, MAGNITUDE), layer), layer) };
       return factors ? { pair, variant: residualOf(factors.get(name)!, layer) } : { pair };
     });
   } finally {

@@ -13,15 +13,21 @@ export const MAGNITUDE = "lora_magnitude_vector";
 export class DoraLora extends LoraVariant {
   /** [out], trainable. */
   readonly magnitude: Tensor;
+  /** ‖w‖² of every row of the frozen weight, [out]. It is no field, so that it does not count as the model's parameter. */
+  readonly #squares: Tensor;
 
   /** @param magnitude [out], trainable; see {@link DoraLora.start} */
-  constructor(magnitude: Tensor) {
+  constructor(magnitude: Tensor, base: Linear) {
     super();
     this.magnitude = magnitude;
+    this.#squares = parameter(() => squaresOf(base), false);
   }
   /** With the magnitudes that leave the layer as it is. */
   static start(base: Linear, pair: LoraPair, scaling: number): DoraLora {
-    return new DoraLora(parameter(() => lengths(base, pair, scaling)));
+    return new DoraLora(
+      parameter(() => lengths(base, squaresOf(base), pair, scaling)),
+      base,
+    );
   }
 
   forward(layer: LoraLinear, x: Tensor, addend?: Tensor): Tensor {
@@ -56,23 +62,30 @@ export class DoraLora extends LoraVariant {
 
   /** Magnitude over length, [out]. */
   #factor({ baseLayer, scaling, ...layer }: LoraLinear): Tensor {
-    return this.magnitude.div(scope(() => noGrad(() => lengths(baseLayer, layer, scaling))));
+    return this.magnitude.div(scope(() => noGrad(() => lengths(baseLayer, this.#squares, layer, scaling))));
   }
+
+  override dispose(): void {
+    this.magnitude.dispose();
+    this.#squares.dispose();
+  }
+}
+
+function squaresOf({ weight }: Linear): Tensor {
+  return numbersOf(weight).square().sum(1);
 }
 
 /**
  * The length of every row of W + s·B·A, [out], by ‖w‖² + 2s·b·(A·w) + s²·b·A·Aᵀ·b: nothing of the weight's size is made,
  * unless it is quantised.
  */
-function lengths({ weight }: Linear, { loraA, loraB }: LoraPair, scaling: number): Tensor {
-  const numbers = numbersOf(weight);
-  const own = numbers.square().sum(1);
-  const cross = linear(loraA, numbers).transpose(0, 1).mul(loraB).sum(1);
+function lengths({ weight }: Linear, squares: Tensor, { loraA, loraB }: LoraPair, scaling: number): Tensor {
+  const cross = linear(loraA, numbersOf(weight)).transpose(0, 1).mul(loraB).sum(1);
   const change = loraB
     .matmul(loraA.matmul(loraA.transpose(0, 1)))
     .mul(loraB)
     .sum(1);
-  return own
+  return squares
     .add(cross.mul(2 * scaling))
     .add(change.mul(scaling ** 2))
     .sqrt();
