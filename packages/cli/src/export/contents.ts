@@ -160,7 +160,9 @@ function mergedGguf(job: Export): Contents {
           name: adapter ? `${open.name} with ${adapter.name}` : open.name,
           metadata,
         }),
-      ...(template && { Modelfile: formatModelfile(file, prompt, (messages) => template.render(messages)) }),
+      ...(template && {
+        Modelfile: formatModelfile(file, prompt, (messages) => template.render(messages), adapter !== undefined),
+      }),
       ...records(job),
     },
     weights: file,

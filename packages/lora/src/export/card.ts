@@ -45,13 +45,13 @@ export function formatCard({
   const base = [record?.base_model, prompt?.base_model, config?.base_model_name_or_path].find(
     (name) => name && HUB_NAME.test(name),
   );
+  const shown = [...(config ? ["lora"] : []), ...tags];
   const front = [
     "---",
     ...(base ? [`base_model: ${base}`] : []),
     `library_name: ${library}`,
     "pipeline_tag: text-generation",
-    "tags:",
-    ...["lora", ...tags].map((tag) => `  - ${tag}`),
+    ...(shown.length > 0 ? ["tags:", ...shown.map((tag) => `  - ${tag}`)] : []),
     "---",
   ];
   const parts = [

@@ -57,16 +57,17 @@ function rows({ template, instruction, end_token }: Extract<PromptFormat, { form
  * asked, stops where its answers end, and answers greedily, as `bun run ask` does.
  *
  * @param file name of the GGUF file beside it
+ * @param isMerged is an adapter merged into it?
  * @throws LoraError for a prompt that a Modelfile cannot hold
  */
-export function formatModelfile(file: string, prompt: PromptFormat, render: RenderChat): string {
+export function formatModelfile(file: string, prompt: PromptFormat, render: RenderChat, isMerged = true): string {
   const found = prompt.format === 1 ? rows(prompt) : conversations(render);
   const stops = [
     prompt.end_token,
     "<|endoftext|>",
     prompt.format === 1 ? prompt.template.split("\n")[0] : "<|im_start|>",
   ];
-  const lines = [...WHY_NOT_ADAPTER, `FROM ./${file}`, ""];
+  const lines = [...(isMerged ? WHY_NOT_ADAPTER : []), `FROM ./${file}`, ""];
   if (found === undefined) {
     lines.push("# The model's chat template is none that is known here; Ollama takes it from the file.");
   } else {

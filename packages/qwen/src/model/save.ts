@@ -92,7 +92,10 @@ export async function writeModelFolder(dir: string, model: ModelToWrite, type: F
   for (const [name, shape] of parameterShapes(config)) sources.set(name, { type, shape, read: () => read(name) });
   await writeSafetensors(join(dir, "model.safetensors"), sources, { format: "pt" });
   await writeJson(join(dir, "config.json"), modelConfigJson(config, FOLDER_TYPES[type]));
-  await writeJson(join(dir, "generation_config.json"), generationConfigJson(generationConfig));
+  const { temperature, top_k, top_p, min_p, ...greedy } = generationConfigJson(generationConfig);
+  // transformers warns of settings of sampling beside do_sample: false.
+  const sampling = generationConfig.doSample ? { temperature, top_k, top_p, min_p } : {};
+  await writeJson(join(dir, "generation_config.json"), { ...greedy, ...sampling });
   await writeJson(join(dir, "tokenizer.json"), tokenizer.json);
   const { chatTemplate, config: tokenizerConfig } = tokenizer;
   await writeJson(join(dir, "tokenizer_config.json"), {
