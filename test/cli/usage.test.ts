@@ -4,7 +4,7 @@ import { command, type Ended } from "../support/process.ts";
 // Each test starts processes, on machines that may be slow and busy.
 setDefaultTimeout(120_000);
 
-const COMMANDS = ["data", "download", "train", "runs", "ask", "eval", "serve"];
+const COMMANDS = ["data", "download", "train", "runs", "ask", "eval", "export", "serve"];
 
 describe("--help", () => {
   test.each(COMMANDS)("%s: what it does, options with defaults, examples; status 0, on stdout", async (name) => {
@@ -102,6 +102,10 @@ describe("wrong usage: status 2, the option or argument named, nothing on stdout
     ["ask", ["x", "--top-p", "0"], "'--top-p <p>'"],
     ["ask", ["x", "--max-new-tokens", "0"], "'--max-new-tokens <n>'"],
     ["ask", ["x", "--chat", "--instruction", "y"], "'--chat'"],
+    ["export", ["--out", "x"], "required option '--format <name>'"],
+    ["export", ["--format", "gguf"], "required option '--out <folder>'"],
+    ["export", ["--format", "onnx", "--out", "x"], "'--format <name>' argument 'onnx' is invalid"],
+    ["export", ["--format", "mlx", "--out", "x"], "say which with --adapter PATH"],
     ["eval", [], "missing required argument 'file'"],
     ["eval", ["x", "--generate", "-1"], "'--generate <n>'"],
     [
