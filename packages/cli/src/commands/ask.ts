@@ -29,7 +29,7 @@ export function ask(context: Context) {
     ADAPTER_MODEL,
   )
     .argument("<question>", "what to ask", checked(notEmpty))
-    .addOption(option("--adapter <dir>", "folder of a LoRA adapter in PEFT's format", notEmpty))
+    .addOption(option("--adapter <dir>", "a LoRA adapter: a folder of PEFT or mlx-lm, or a GGUF file", notEmpty))
     .option("--chat", "put the question through the model's chat template instead of the training data's prompt")
     .addOption(
       option(

@@ -33,7 +33,7 @@ export function evaluate(context: Context) {
     ADAPTER_MODEL,
   )
     .argument("<file>", 'JSONL or a JSON list of {"text"}, {"messages"} or {"instruction", "input", "output"}')
-    .addOption(option("--adapter <dir>", "folder of a LoRA adapter in PEFT's format", notEmpty))
+    .addOption(option("--adapter <dir>", "a LoRA adapter: a folder of PEFT or mlx-lm, or a GGUF file", notEmpty))
     .addOption(
       option("--generate <n>", "continue each text greedily by at most so many tokens", integer(0, 1_000_000)).default(
         0,

@@ -34,7 +34,7 @@ export function serve(context: Context) {
   )
     .option(
       "--adapter <dir>",
-      "folder of a LoRA adapter; may be given again, requests choose by the folder's name, the first is the default",
+      "a LoRA adapter (a folder of PEFT or mlx-lm, or a GGUF file); may be given again, requests choose by the folder's name, the first is the default",
       gathered(checked(notEmpty)),
     )
     .addOption(option("--port <n>", "port to listen on; 0 takes a free one", integer(0, 65535)).default(8000))
