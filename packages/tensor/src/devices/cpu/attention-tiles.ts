@@ -22,11 +22,17 @@ import {
 } from "./kernels/attention-tiles-gradients.ts";
 
 /** Sequences with fewer queries are left to vectors: packing their keys would cost more than it saves. */
-const FEW_QUERIES = 8;
+const FEWEST_QUERIES = { forward: 32, backward: 8 } as const;
 
 /** Whether tiles take a sequence: a matter of that sequence alone, so that its results are too. */
-export function fitsTiles(cpu: CpuContext, size: number, { queries }: Segment): boolean {
-  return cpu.kernels.target.tiles === true && cpu.terms !== 3 && size % SIDE === 0 && queries >= FEW_QUERIES;
+export function fitsTiles(
+  cpu: CpuContext,
+  size: number,
+  { queries }: Segment,
+  pass: keyof typeof FEWEST_QUERIES,
+): boolean {
+  const { kernels, terms } = cpu;
+  return kernels.target.tiles === true && terms !== 3 && size % SIDE === 0 && queries >= FEWEST_QUERIES[pass];
 }
 
 /** Address and strides of a [rows, heads, size] view under the kernels' names for them. */

@@ -71,9 +71,10 @@ function forVectors(
   cpu: CpuContext,
   size: number,
   segments: readonly Segment[],
+  pass: "forward" | "backward",
   tiles: (onTiles: readonly Segment[]) => boolean,
 ): readonly Segment[] {
-  const onTiles = segments.filter((segment) => fitsTiles(cpu, size, segment));
+  const onTiles = segments.filter((segment) => fitsTiles(cpu, size, segment, pass));
   if (onTiles.length === 0 || !tiles(onTiles)) return segments;
   return segments.filter((segment) => !onTiles.includes(segment));
 }
@@ -92,7 +93,7 @@ export function attention(
   if (group === undefined) return false;
   const size = q.shape[2]!;
   const { scale } = options;
-  const segments = forVectors(cpu, size, options.segments, (onTiles) =>
+  const segments = forVectors(cpu, size, options.segments, "forward", (onTiles) =>
     attentionOnTiles(cpu, q, k, v, { segments: onTiles, scale }, out, lse),
   );
   const { target } = cpu.kernels;
@@ -133,7 +134,7 @@ export function attentionBackward(
   // Keys that no sequence holds get no gradient.
   for (const view of [gradK, gradV]) clearUnused(cpu, view, options.segments);
   const { scale } = options;
-  const segments = forVectors(cpu, size, options.segments, (onTiles) =>
+  const segments = forVectors(cpu, size, options.segments, "backward", (onTiles) =>
     attentionBackwardOnTiles(cpu, grad, q, k, v, out, lse, { segments: onTiles, scale }, gradQ, gradK, gradV),
   );
   const forQueries = queryItems(segments, chunkQueries, k.shape[1]!);

@@ -103,10 +103,10 @@ test("precision: one, two and three bf16 numbers for an f32", async () => {
 async function attentionErrors(options: CpuDeviceOptions): Promise<{ forward: number; backward: number }> {
   const pair = new Pair(make(options));
   try {
-    const [queries, keys, heads, size] = [185, 473, 3, 32];
+    const [queries, keys, heads, size] = [206, 473, 3, 32];
     const segments = [
-      { query: 0, queries: 12, key: 0, keys: 300 },
-      { query: 12, queries: 173, key: 300, keys: 173 },
+      { query: 0, queries: 33, key: 0, keys: 300 },
+      { query: 33, queries: 173, key: 300, keys: 173 },
     ];
     const call = { segments, scale: 0.2 };
     const [q, grad, out, gradQ] = Array.from({ length: 4 }, () => pair.make({ shape: [queries, heads, size] }));
@@ -130,7 +130,7 @@ async function attentionErrors(options: CpuDeviceOptions): Promise<{ forward: nu
 test("attention: scores that grow from key to key", async () => {
   const pair = new Pair(make());
   try {
-    const [queries, keys, size] = [9, 290, 32];
+    const [queries, keys, size] = [33, 290, 32];
     const options = { segments: [{ query: 0, queries, key: 0, keys }], scale: 0.2 };
     const q = pair.make({ shape: [queries, 1, size], data: [0.25] });
     // Scores grow by 1.6 every 8 keys. Two bf16 numbers keep 2⁻¹⁷ of q times the factors.
@@ -158,7 +158,7 @@ test("attention in many groups, with one and two bf16 numbers for an f32", async
 test("attention: what is not finite is left to vectors", async () => {
   const pair = new Pair(make());
   try {
-    const [queries, heads, size] = [20, 4, 32];
+    const [queries, heads, size] = [40, 4, 32];
     const options = { segments: [{ query: 0, queries, key: 0, keys: queries }], scale: 0.2 };
     const poisoned = (rows: number, kvHeads: number, at: number, value: number) => {
       const view = pair.make({ shape: [rows, kvHeads, size] });
