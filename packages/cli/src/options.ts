@@ -11,13 +11,40 @@ export type DeviceName = (typeof DEVICES)[number];
 
 const NUMBER = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i;
 
+/** What checks an option's argument; `isList`: the option may be given several times. */
+export interface ArgumentCheck {
+  readonly schema: z.ZodType<unknown, string>;
+  readonly isList: boolean;
+}
+const checks = new WeakMap<object, ArgumentCheck>();
+
+/** What checks the argument of an option; undefined for one that takes none, or a choice. */
+export function argumentCheckOf({ parseArg }: { parseArg?: object }): ArgumentCheck | undefined {
+  return parseArg && checks.get(parseArg);
+}
+
+const written = new WeakMap<z.ZodType, z.ZodType>();
+
+/** Says how a run file may write what a schema takes as a text. */
+export function inFile<Schema extends z.ZodType>(schema: Schema, values: z.ZodType): Schema {
+  written.set(schema, values);
+  return schema;
+}
+
+/** How a run file writes a schema's values; a text unless {@link inFile} said otherwise. */
+export function writtenInFile(schema: z.ZodType): z.ZodType {
+  return written.get(schema) ?? z.string("a text: put it in quotes");
+}
+
 /** Makes a commander argument parser of a zod schema; commander names the option and the value in the error. */
 export function checked<T>(schema: z.ZodType<T, string>): (value: string) => T {
-  return (value) => {
+  const parse = (value: string): T => {
     const result = schema.safeParse(value);
     if (!result.success) throw new InvalidArgumentError(`It must be ${result.error.issues[0].message}.`);
     return result.data;
   };
+  checks.set(parse, { schema, isList: false });
+  return parse;
 }
 
 /** A whole number from `least` to `most`. */
@@ -26,20 +53,22 @@ export function integer(least: number, most = Number.MAX_SAFE_INTEGER) {
     most === Number.MAX_SAFE_INTEGER
       ? `a whole number of at least ${least}`
       : `a whole number from ${least} to ${most}`;
-  return z
+  const schema = z
     .string()
     .regex(/^[+-]?\d+$/, want)
     .transform(Number)
     .refine((x) => Number.isSafeInteger(x) && x >= least && x <= most, want);
+  return inFile(schema, z.int(want).min(least, want).max(most, want));
 }
 
 /** A finite number that satisfies `test`; `want` says which, to go on from "It must be". */
 export function real(test: (x: number) => boolean, want: string) {
-  return z
+  const schema = z
     .string()
     .regex(NUMBER, want)
     .transform(Number)
     .refine((x) => Number.isFinite(x) && test(x), want);
+  return inFile(schema, z.number(want));
 }
 
 export const positive = real((x) => x > 0, "a number above 0");
@@ -67,9 +96,21 @@ export function namedByFlag(values: object): Record<string, unknown> {
   return Object.fromEntries(Object.entries(values).map(([name, value]) => [flagOf(name).slice(2), value]));
 }
 
+/** Lists that came from a run file: one on the command line takes their place. */
+const listsOfFiles = new WeakSet<object>();
+
+/** Marks a list as a run file's. */
+export function fromFile<T>(value: T): T {
+  if (Array.isArray(value)) listsOfFiles.add(value);
+  return value;
+}
+
 /** For options that may be given several times. */
 export function gathered<T>(parse: (value: string) => T): (value: string, before: T[] | undefined) => T[] {
-  return (value, before) => [...(before ?? []), parse(value)];
+  const gather = (value: string, before: T[] | undefined): T[] =>
+    before === undefined || listsOfFiles.has(before) ? [parse(value)] : [...before, parse(value)];
+  checks.set(gather, { schema: checks.get(parse)!.schema, isList: true });
+  return gather;
 }
 
 /** An option whose value a zod schema checks. */

@@ -16,10 +16,12 @@ import { locateModel, openModel } from "../model.ts";
 import { chooseSamples, RECIPES, repeatRows } from "../recipe.ts";
 import { peakMemory } from "../resources.ts";
 import type { Context } from "../run.ts";
+import { shellWord } from "../terminal.ts";
 import { makeAdapter } from "../train/adapter.ts";
 import { RunCheckpoints, warnOfCheckpoints } from "../train/checkpoints.ts";
 import { prepare, readData, sha256Of } from "../train/data.ts";
 import { recordOf, settingsOf, type TrainCommandOptions, trainCommand } from "../train/options.ts";
+import { OF_THE_CALL } from "../train/own-options.ts";
 import { tell } from "../train/report.ts";
 import {
   checkResumedRun,
@@ -30,6 +32,7 @@ import {
   resumedRun,
   runFolderOf,
 } from "../train/resume.ts";
+import { RUN_FILE, writeRunFile } from "../train/run-file/write.ts";
 import { SampleQuestions } from "../train/samples.ts";
 import { divideData } from "../train/validation.ts";
 import { Watch } from "../train/watch.ts";
@@ -38,6 +41,7 @@ import { promptFormatOf } from "../training-data.ts";
 /** `train`: from a CSV to an adapter, and the sample questions before and after. */
 export function train(context: Context) {
   return trainCommand(context).action(async (given, command) => {
+    if (given.init !== undefined) return writeRunFileOf(context, command, given.init === true ? RUN_FILE : given.init);
     if (given.earlyStop !== undefined && given.resume === undefined && !given.validation && !given.validationSplit) {
       command.error("error: option '--early-stop <n>' needs '--validation <file>' or '--validation-split <share>'");
     }
@@ -47,6 +51,21 @@ export function train(context: Context) {
     if (!resumed) await warnOfCheckpoints(context, options.out);
     await Watch.follow(context, options, (watch) => fineTune(context, options, watch, resumed));
   });
+}
+
+/** `--init`: writes a run file, and says how it is used. */
+function writeRunFileOf({ terminal }: Context, command: ReturnType<typeof trainCommand>, file: string): void {
+  const own: readonly string[] = OF_THE_CALL;
+  const given = command.options.find((option) => {
+    const name = option.attributeName();
+    return !own.includes(name) && command.getOptionValueSource(name) === "cli";
+  });
+  if (given)
+    command.error(
+      `error: --init writes every setting with its default; leave out ${given.long}, and set it in the file`,
+    );
+  writeRunFile(command, file);
+  terminal.say(`${file} holds every setting. Change some, and run:  bun run train --config ${shellWord(file)}`);
 }
 
 async function fineTune(

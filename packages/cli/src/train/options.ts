@@ -20,6 +20,7 @@ import { RECIPE_NAMES, RECIPES, type RecipeName, type Repetition } from "../reci
 import type { Context } from "../run.ts";
 import { DEFAULT_DATA } from "./data.ts";
 import { objectiveOf, objectiveOptions } from "./objective-options.ts";
+import { applyRunFile } from "./run-file/read.ts";
 import { VARIANT_KEYS, variantOptions, variantRecord } from "./variant-options.ts";
 
 const openShare = real((x) => x > 0 && x < 1, "a number above 0 and below 1");
@@ -42,6 +43,10 @@ export function trainCommand(context: Context) {
       [
         "bun run train --data my.csv --validation-split 0.1 --early-stop 3",
         "hold rows out, and stop when they no longer gain",
+      ],
+      [
+        "bun run train --init",
+        "write train.yaml, in which every setting is explained, to run with --config train.yaml",
       ],
       ["bun run train --resume", "go on with a run that was interrupted"],
       ["bun run train --init-adapter model/lora_adapter --out model/more", "go on from an adapter"],
@@ -88,7 +93,7 @@ export function trainCommand(context: Context) {
         .default("linear" as (typeof SCHEDULES)[number]),
     )
     .addOption(option("--warmup <r>", "share of the steps, at the start, in which the rate rises", share).default(0));
-  return objectiveOptions(steps)
+  const all = objectiveOptions(steps)
     .addOption(option("--weight-decay <x>", "decoupled weight decay", notNegative).default(0))
     .addOption(option("--clip <x>", "largest global norm of a gradient; 0: no limit", notNegative).default(1))
     .addOption(
@@ -156,7 +161,16 @@ export function trainCommand(context: Context) {
       "--resume [dir]",
       "go on with an interrupted run, from the newest checkpoint in --out, or in DIR; its settings hold",
     )
-    .option("--no-shuffle", "take the rows in file order in every epoch");
+    .option("--no-shuffle", "take the rows in file order in every epoch")
+    .addOption(
+      option("--config <file>", "take settings from this run file; what is given on the command line wins", notEmpty),
+    )
+    .option(
+      "--init [file]",
+      "write a run file with every setting, its meaning and its default, and end",
+      checked(notEmpty),
+    );
+  return all.on("option:config", (file: string) => applyRunFile(all, file));
 }
 
 /** The values of the options. */

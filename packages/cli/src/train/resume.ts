@@ -6,6 +6,7 @@ import { CommandError } from "../errors.ts";
 import { flagOf } from "../options.ts";
 import type { Context } from "../run.ts";
 import { settingsOf, type TrainCommandOptions } from "./options.ts";
+import { OF_THE_CALL } from "./own-options.ts";
 
 /** What of the command a checkpoint remembers. */
 const rememberedSchema = z.object({
@@ -19,8 +20,8 @@ const rememberedSchema = z.object({
 });
 export type Remembered = z.output<typeof rememberedSchema>;
 
-/** Options that belong to a call, not to the run. */
-const OF_THE_CALL = ["json", "debug", "out", "resume"] as const satisfies (keyof TrainCommandOptions)[];
+/** Options that a resumed run takes from the call. */
+const FROM_THE_CALL = [...OF_THE_CALL, "out"] as const satisfies (keyof TrainCommandOptions)[];
 /** Options that may be others when a run is gone on with: files, whose content is compared, and what changes no number. */
 const MAY_DIFFER = [
   ...["data", "model", "validation"],
@@ -58,7 +59,7 @@ export async function resumedRun(
   };
   const options: Record<string, unknown> = { ...parsed.data.options };
   for (const [name, value] of Object.entries(given)) {
-    if (isGiven(name) || has(OF_THE_CALL, name)) options[name] = value;
+    if (isGiven(name) || has(FROM_THE_CALL, name)) options[name] = value;
   }
   if (!isGiven("out")) options.out = given.resume === true ? given.out : adapterFolderOf(checkpoint);
   return { options: options as unknown as TrainCommandOptions, resumed: { checkpoint, remembered: parsed.data } };
@@ -87,11 +88,11 @@ export function runFolderOf({ checkpoint, remembered: { run } }: ResumedRun): st
 
 /** What a checkpoint remembers of the options. */
 export function rememberedOptions(options: TrainCommandOptions): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(options).filter(([name]) => !has(OF_THE_CALL, name)));
+  return Object.fromEntries(Object.entries(options).filter(([name]) => !has(FROM_THE_CALL, name)));
 }
 
 /** The options that decide the numbers of a run, by their names in {@link TrainCommandOptions}. */
 export function decidingOptions(options: TrainCommandOptions): RunSettings["options"] {
   const all = Object.entries({ ...options, ...settingsOf(options) });
-  return Object.fromEntries(all.filter(([name]) => !has([...OF_THE_CALL, ...MAY_DIFFER], name)));
+  return Object.fromEntries(all.filter(([name]) => !has([...FROM_THE_CALL, ...MAY_DIFFER], name)));
 }

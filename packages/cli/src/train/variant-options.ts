@@ -1,7 +1,7 @@
 import type { Command, OptionValues } from "@commander-js/extra-typings";
 import type { LoraConfigInput } from "@tslm/lora";
 import { z } from "zod";
-import { checked, namedByFlag, notEmpty, option } from "../options.ts";
+import { checked, inFile, namedByFlag, notEmpty, option } from "../options.ts";
 
 /** What names of layers have none of, and expressions need. */
 const SIGN = /[\\*+?()[\]{}|^$]/;
@@ -25,6 +25,7 @@ const layerNames = notEmpty.transform((text, context): string | string[] => {
   context.addIssue({ code: "custom", message });
   return z.NEVER;
 });
+inFile(layerNames, z.union([z.string(), z.array(z.string())]));
 
 /** `0-11,23`: numbers of layers, and ranges of them. */
 export const layerNumbers = z.string().transform((text, context): number[] => {
@@ -41,6 +42,8 @@ export const layerNumbers = z.string().transform((text, context): number[] => {
   context.addIssue({ code: "custom", message });
   return z.NEVER;
 });
+const layerNumber = z.union([z.string(), z.int()]);
+inFile(layerNumbers, z.union([layerNumber, z.array(layerNumber)]));
 
 const start = z
   .string()
@@ -48,6 +51,7 @@ const start = z
     /^(true|false|gaussian|olora|pissa(_niter_\d+)?)$/,
     "one of true, false, gaussian, pissa, pissa_niter_N, olora",
   );
+inFile(start, z.union([z.string(), z.boolean()]));
 
 /** Which layers carry the adapter, and of which kind it is; the names are PEFT's where the command had none. */
 export function variantOptions<Args extends unknown[], Opts extends OptionValues, Globals extends OptionValues>(
