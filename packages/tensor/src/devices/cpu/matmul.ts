@@ -2,9 +2,9 @@
 import { type BlockType, BYTES, isBlocks } from "../../dtype.ts";
 import { FEW_ROWS, type MatmulOptions, type View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
-import { evenChunk, gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "./kernels/gemm.ts";
+import { gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "./kernels/gemm.ts";
 import { fitsTiles, gemmTiles, packTilesA, planTiles, TILES_WORKSPACE_BYTES } from "./kernels/gemm-tiles.ts";
-import { GEMV_COLUMNS, GEMV_ROWS, gemv } from "./kernels/gemv.ts";
+import { fewRowsChunk, GEMV_ROWS, gemv } from "./kernels/gemv.ts";
 import { blockProduct, fitsBlocks } from "./quantized.ts";
 
 /** One matrix of a call: where it begins, and elements from row to row and from column to column. */
@@ -88,16 +88,12 @@ export function matmulAt(cpu: CpuContext, given: Omit<Product, "alpha" | "source
   manyRows(cpu, { ...given, alpha: 1, source });
 }
 
-/** Below so many bytes of weights a call, sharing the work costs more than it saves. */
-const FEW_ROWS_CALL_BYTES = 16_384;
-
 /** Runs a product of few rows, in one or two passes over the weights as they lie; false where `gemv` does not take the strides. */
 function fewRows(cpu: CpuContext, given: Product): boolean {
   const { m, n, k, alpha, element, a, b, c, source } = given;
   if (isBlocks(element) || m > FEW_ROWS || a.column !== 1 || b.row !== 1) return false;
   const { kernels, threads } = cpu;
-  const least = Math.ceil(FEW_ROWS_CALL_BYTES / (k * BYTES[element] * GEMV_COLUMNS));
-  const chunk = GEMV_COLUMNS * Math.max(least, evenChunk(Math.ceil(n / GEMV_COLUMNS), threads));
+  const chunk = fewRowsChunk(n, b.column * BYTES[element], threads);
   for (let first = 0; first < m; first += GEMV_ROWS) {
     const rows = Math.min(GEMV_ROWS, m - first);
     const values = {

@@ -3,6 +3,7 @@ import { BLOCKS, type BlockType, fromF16 } from "../../dtype.ts";
 import type { QuantizableType } from "../../quantized/encode.ts";
 import { FEW_ROWS, type View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
+import { fewRowsChunk } from "./kernels/gemv.ts";
 import {
   BLOCK_GEMV_ROWS,
   BLOCK_WORKSPACE_BYTES,
@@ -51,6 +52,7 @@ export function fitsBlocks(type: BlockType, b: { row: number; column: number }, 
 function byBytes(cpu: CpuContext, { m, n, k, alpha, element, a, b, c, source }: BlockProduct): void {
   const { elements, bytes } = BLOCKS[element];
   const rowBytes = quantizedRowBytes(k);
+  const chunk = fewRowsChunk(n, (b.column / elements) * bytes, cpu.threads);
   const workspace = cpu.workspace(BLOCK_WORKSPACE_BYTES);
   cpu.scratch(m * rowBytes, (rows) => {
     const constant = sumsFactor(element);
@@ -68,7 +70,7 @@ function byBytes(cpu: CpuContext, { m, n, k, alpha, element, a, b, c, source }: 
           ...{ slots: workspace.slots, workspace: workspace.address, halves: halvesOf(cpu) },
         },
         n,
-        chunkOf(n, cpu.threads),
+        chunk,
       );
     }
   });

@@ -1,24 +1,22 @@
 /**
  * The product of a few rows with a matrix that lies as weights do, `C [rows, n] = alpha·A [rows, k]·Wᵀ (+ source)` with
- * W [n, k]: what decoding spends its time on, at the speed at which memory gives W. A few rows of W are read at once, from
- * where they lie; lanes are places along k. A sum runs over the vectors of its rows in order and then over the lanes, so it
+ * W [n, k]: what decoding spends its time on, at the speed at which memory gives W. A few rows of W are read at once, far
+ * apart, from where they lie; lanes are places along k. A sum runs over the vectors of its rows in order and then over the lanes, so it
  * depends on its row of A and its row of W alone, bit for bit.
  */
 
 import { defineKernel } from "../lang/kernel.ts";
 import type { Index, Pointer } from "../lang/values.ts";
+import { evenChunk } from "./gemm.ts";
 
 /** Rows of A that one kernel can take. */
 export const GEMV_ROWS = 4;
 /** Rows of W at once, at most: calls take multiples of them. */
-export const GEMV_COLUMNS = 4;
+const GEMV_COLUMNS = 4;
 
 const LINE_BYTES = 64;
-/**
- * How far ahead of what is multiplied weights are asked for: the processor's own prefetching ends with the page, and mapped
- * files have small ones, so this must hide a walk through the page table as well.
- */
-const AHEAD_BYTES = 32_768;
+/** How far ahead of what is multiplied weights are asked for. */
+const AHEAD_BYTES = 2048;
 
 type Weight = "f32" | "bf16";
 
@@ -53,11 +51,11 @@ function gemvKernel(element: Weight, rows: number) {
     const bytes = element === "bf16" ? 2 : 4;
     const lineElements = LINE_BYTES / bytes;
 
-    /** `count` rows of W, from `column` on, by all rows of A. */
-    const multiply = (column: Index, count: number): void => {
+    /** `count` rows of W, from `column` on, `apart` rows from one to the next, by all rows of A. */
+    const multiply = (column: Index, count: number, apart: Index): void => {
       const aRows = strided(args.lda.mul(4), rows);
       const wRowBytes = args.ldw.mul(bytes);
-      const wRows = strided(wRowBytes, count);
+      const wRows = strided(wRowBytes.mul(apart), count);
       const a = k.variable(args.a);
       const w = k.variable(args.w.atByte(column.mul(wRowBytes)));
       const sums = Array.from({ length: rows }, () => Array.from({ length: count }, () => k.variable(k.zero())));
@@ -71,7 +69,7 @@ function gemvKernel(element: Weight, rows: number) {
         });
       };
       k.repeat(args.k.sar(Math.log2(lineElements)), () => {
-        for (const row of wRows(w.atByte(AHEAD_BYTES))) row.prefetch();
+        for (const row of wRows(w.atByte(AHEAD_BYTES))) row.prefetch(1);
         for (let i = 0; i < lineElements; i += k.lanes) addVector(i);
         w.advanceBytes(LINE_BYTES);
         a.advance(lineElements);
@@ -84,28 +82,39 @@ function gemvKernel(element: Weight, rows: number) {
 
       const to = k.variable(args.c.at(column));
       const source = k.variable(args.source.at(args.sourceColumn.mul(column)));
-      const sourceStep = args.sourceColumn.mul(4);
+      const places = strided(apart.mul(4), count);
+      const sources = strided(args.sourceColumn.mul(apart).mul(4), count);
       for (const row of sums) {
-        const place = k.variable(source);
+        const [results, before] = [places(to), sources(source)];
         row.forEach((sum, i) => {
-          to.at(i).store(sum.sum().mul(args.alpha).add(place.loadF32()));
-          if (i + 1 < count) place.advanceBytes(sourceStep);
+          results[i].store(sum.sum().mul(args.alpha).add(before[i].loadF32()));
         });
         to.advance(args.ldc);
         source.advanceBytes(args.sourceRow);
       }
     };
 
+    // Rows far apart are streams of their own: the processor's prefetching follows several pages at once, and ends with each.
     // Enough independent sums to hide the latency of the multiply-add, few enough for the registers.
     const count = rows <= 2 ? GEMV_COLUMNS : GEMV_COLUMNS / 2;
     const column = k.variable(k.begin);
     const rounds = k.end.sub(column).sar(Math.log2(count));
     k.repeat(rounds, () => {
-      multiply(column, count);
-      column.increase(count);
+      multiply(column, count, rounds);
+      column.increase(1);
     });
-    k.loop({ from: column, to: k.end }, (last) => multiply(last, 1));
+    column.increase(rounds.mul(count - 1));
+    k.loop({ from: column, to: k.end }, (last) => multiply(last, 1, rounds));
   });
+}
+
+/** Below so many bytes of weights a call, sharing the work costs more than it saves. */
+const LEAST_CALL_BYTES = 16_384;
+
+/** Rows of W that one call takes, `rowBytes` each, in a product of few rows. */
+export function fewRowsChunk(n: number, rowBytes: number, threads: number): number {
+  const least = Math.ceil(LEAST_CALL_BYTES / (rowBytes * GEMV_COLUMNS));
+  return GEMV_COLUMNS * evenChunk(Math.ceil(n / GEMV_COLUMNS), threads, least);
 }
 
 const byRows = (element: Weight) => Array.from({ length: GEMV_ROWS }, (_, i) => gemvKernel(element, i + 1));

@@ -124,6 +124,10 @@ const gemvArgs = {
 
 /** Blocks of one group that are multiplied between two jumps. */
 const UNROLL = 4;
+/** Rows of W at once, at most; calls take multiples of them (see `fewRowsChunk`). */
+const BLOCK_GEMV_COLUMNS = 4;
+/** Bytes of scratch memory that reading one row of W takes. */
+const READER_BYTES = 64;
 
 /** C [rows, n] = alpha·A·Wᵀ (+ source), W [n, k] in blocks along k. An item is a row of W, a column of C. */
 function gemvKernel(type: BlockType, rows: number) {
@@ -131,74 +135,99 @@ function gemvKernel(type: BlockType, rows: number) {
   return defineBlockKernel(`gemv_${type}_${rows}`, gemvArgs, (k, args) => {
     const { slot, release } = claimWorkspace(k, args.slots);
     const scratch = args.workspace.at(slot.mul(BLOCK_WORKSPACE_BYTES)).fixed();
-    const halves = args.halves;
+    const { halves } = args;
     // Products and offsets are summed apart, so that neither waits for the other; the order is the same for any number
     // of rows.
     const ways = reader.constant === 0 ? 1 : 2;
-    const aRow = args.aRow;
-    k.loop({ from: k.begin, to: k.end }, (column) => {
-      const w = k.variable(args.w.at(column.mul(args.wRow)));
+    const { aRow, wRow } = args;
+
+    /** `count` rows of W, from `column` on, `apart` rows from one to the next, by all rows of A. */
+    const multiply = (column: Index, count: number, apart: Index): void => {
+      const stride = wRow.mul(apart);
+      const w = k.variable(args.w.at(column.mul(wRow)));
       const a = k.variable(args.a);
-      const sums = Array.from({ length: rows }, () => Array.from({ length: ways }, () => k.variable(k.zero())));
+      const zeros = () => Array.from({ length: ways }, () => k.variable(k.zero()));
+      const sums = Array.from({ length: rows }, () => Array.from({ length: count }, zeros));
+      const wRows = () => Array.from({ length: count }, (_, c) => rowOf(w, stride, c));
       const multiplyBlock = (): void => {
-        let g = 0;
-        for (const { bytes, scale, offset = scale } of reader.read(k, w, { scratch, halves })) {
-          for (let r = 0; r < rows; r++) {
-            const record = rowOf(a, aRow, r).atByte(g * RECORD_BYTES);
-            const factor = record.atByte(SCALE_AT).as("f32").broadcast();
-            bytes.forEach((part, p) => {
-              const at = p * 4 * k.lanes;
-              const activations = record.atByte(at).as("i32").loadInt();
-              const products = part.dot(activations, reader.signed).toFloat();
-              sums[r][0].addProduct(products, factor.mul(scale[p]));
-              if (reader.constant === 0) return;
-              sums[r][1].addProduct(
-                record
+        const blocks = wRows().map((place, c) => {
+          // A place with an index in its address would be in the way of reading at one.
+          const block = c === 0 ? place : place.fixed();
+          return reader.read(k, block, { scratch: scratch.atByte(c * READER_BYTES), halves });
+        });
+        for (let g = 0; g < reader.groups; g++) {
+          const records = Array.from({ length: rows }, (_, r) => rowOf(a, aRow, r).atByte(g * RECORD_BYTES));
+          const factors = count > 1 ? records.map((record) => record.atByte(SCALE_AT).as("f32").broadcast()) : [];
+          blocks.forEach((block, c) => {
+            const { bytes, scale, offset = scale } = block.next().value as Group;
+            records.forEach((record, r) => {
+              const factor = factors[r] ?? record.atByte(SCALE_AT).as("f32").broadcast();
+              bytes.forEach((part, p) => {
+                const at = p * 4 * k.lanes;
+                const activations = record.atByte(at).as("i32").loadInt();
+                const products = part.dot(activations, reader.signed).toFloat();
+                sums[r][c][0].addProduct(products, factor.mul(scale[p]));
+                if (reader.constant === 0) return;
+                const bytesSum = record
                   .atByte(SUMS_AT + at)
                   .as("f32")
-                  .load(),
-                offset[p],
-              );
+                  .load();
+                sums[r][c][1].addProduct(bytesSum, offset[p]);
+              });
             });
-          }
-          g++;
+          });
         }
         w.advanceBytes(reader.bytes);
         a.advanceBytes(reader.groups * RECORD_BYTES);
       };
       if (reader.groups === 1) {
         k.repeat(args.blocks.sar(Math.log2(UNROLL)), () => {
-          prefetchAhead(w, UNROLL * reader.bytes);
+          for (const row of wRows()) prefetchAhead(row, UNROLL * reader.bytes);
           for (let u = 0; u < UNROLL; u++) multiplyBlock();
         });
         k.repeat(args.blocks.and(UNROLL - 1), multiplyBlock);
       } else {
         k.repeat(args.blocks, () => {
-          prefetchAhead(w, reader.bytes);
+          for (const row of wRows()) prefetchAhead(row, reader.bytes);
           multiplyBlock();
         });
       }
 
       const to = k.variable(args.c.at(column));
       const source = k.variable(args.source.at(args.sourceColumn.mul(column)));
+      const [toStride, sourceStride] = [apart.mul(4), args.sourceColumn.mul(apart).mul(4)];
       for (const row of sums) {
-        const total = row.reduce<VF>((sum, x) => (sum === x ? x : sum.add(x)), row[0]).sum();
-        to.store(total.mul(args.alpha).add(source.loadF32()));
+        row.forEach((parts, c) => {
+          const total = parts.reduce<VF>((sum, x) => (sum === x ? x : sum.add(x)), parts[0]).sum();
+          rowOf(to, toStride, c).store(total.mul(args.alpha).add(rowOf(source, sourceStride, c).loadF32()));
+        });
         to.advance(args.ldc);
         source.advanceBytes(args.sourceRow);
       }
+    };
+
+    // Rows far apart are streams of their own: the processor's prefetching follows several pages at once. As many as there are
+    // registers for.
+    const count = rows <= 2 ? BLOCK_GEMV_COLUMNS / rows : 1;
+    const column = k.variable(k.begin);
+    const rounds = k.end.sub(column).sar(Math.log2(count));
+    k.repeat(rounds, () => {
+      multiply(column, count, rounds);
+      column.increase(1);
     });
+    column.increase(rounds.mul(count - 1));
+    k.loop({ from: column, to: k.end }, (last) => multiply(last, 1, rounds));
     release();
   });
 }
 
-/** How far ahead of the weights that are multiplied the next are asked for. */
-const AHEAD_BYTES = 16_384;
+/** How far ahead of what is multiplied weights are asked for. */
+const AHEAD_BYTES = 2048;
 const LINE_BYTES = 64;
 
 /** Asks for the lines that the next `bytes` of weights will be in: the processor alone asks too late for one core. */
 function prefetchAhead(w: Pointer, bytes: number): void {
-  for (let at = 0; at < bytes; at += LINE_BYTES) w.atByte(AHEAD_BYTES + at).prefetch();
+  for (let at = 0; at < bytes; at += LINE_BYTES) w.atByte(AHEAD_BYTES + at).prefetch(1);
 }
 
 /** The place `row` rows on. */
