@@ -13,8 +13,17 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   "packages/qwen": ["@tslm/tensor"],
   "packages/lora": ["@tslm/tensor"],
   "packages/watch": ["@tslm/data"],
+  "packages/tune": ["@tslm/data", "@tslm/watch"],
   "apps/server": ["@tslm/tensor", "@tslm/qwen", "@tslm/lora", "@tslm/data"],
-  "packages/cli": ["@tslm/tensor", "@tslm/qwen", "@tslm/lora", "@tslm/data", "@tslm/watch", "@tslm/server"],
+  "packages/cli": [
+    "@tslm/tensor",
+    "@tslm/qwen",
+    "@tslm/lora",
+    "@tslm/data",
+    "@tslm/watch",
+    "@tslm/tune",
+    "@tslm/server",
+  ],
   bench: ["@tslm/tensor", "@tslm/qwen", "@tslm/lora", "@tslm/data", "@tslm/cli"],
 };
 

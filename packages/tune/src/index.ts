@@ -1,0 +1,27 @@
+export { type Effect, effects, type Group, lossOf } from "./effects.ts";
+export { type HalvingState, type Job, nextJob, rungs } from "./halving.ts";
+export { bestOf, compareResults, finalResults, isUsable, resultSchema, type TrialResult } from "./result.ts";
+export { type Budget, type Search, search, type TrialJob } from "./search.ts";
+export {
+  bounds,
+  DEFAULT_SPACE,
+  DIMENSIONS,
+  type Dimension,
+  drawsOf,
+  formatDimension,
+  SEARCHED,
+  type Searched,
+  type Settings,
+  type Space,
+  settingsSchema,
+  spaceSchema,
+} from "./space.ts";
+export {
+  newState,
+  readState,
+  type SearchState,
+  STATE_FILE,
+  searchStateSchema,
+  TuneError,
+  writeState,
+} from "./state.ts";
