@@ -114,7 +114,7 @@ const LEAST_CALL_BYTES = 16_384;
 /** Rows of W that one call takes, `rowBytes` each, in a product of few rows. */
 export function fewRowsChunk(n: number, rowBytes: number, threads: number): number {
   const least = Math.ceil(LEAST_CALL_BYTES / (rowBytes * GEMV_COLUMNS));
-  return GEMV_COLUMNS * evenChunk(Math.ceil(n / GEMV_COLUMNS), threads, least);
+  return GEMV_COLUMNS * Math.max(least, evenChunk(Math.ceil(n / GEMV_COLUMNS), threads));
 }
 
 const byRows = (element: Weight) => Array.from({ length: GEMV_ROWS }, (_, i) => gemvKernel(element, i + 1));
