@@ -142,6 +142,9 @@ describe.each(machines.map((machine) => [machine.target.name, machine] as const)
       runGemv(machine, type, { rows, n: 2, blocks: 1, early: true });
     }
     for (const blocks of [1, 2, 4, 5, 8, 11]) runGemv(machine, type, { rows: 1, n: 3, blocks });
+    // Several rounds of rows far apart, and some that are left.
+    runGemv(machine, type, { rows: 1, n: 12, blocks: 2, add: "bias" });
+    runGemv(machine, type, { rows: 2, n: 8, blocks: 2, add: "c" });
     runGemv(machine, type, { rows: 2, n: 3, blocks: 6, slack: 4, alpha: -0.5, add: "c" });
     runGemv(machine, type, { rows: 4, n: 3, blocks: 2, slack: 8, alpha: 3, add: "bias" });
   });
