@@ -1,0 +1,5 @@
+#!/usr/bin/env bun
+import { tune } from "../commands/tune.ts";
+import { run } from "../run.ts";
+
+await run(tune);
