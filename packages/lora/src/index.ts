@@ -94,7 +94,9 @@ export {
   leftCheckpoint,
   type RunSettings,
 } from "./train/checkpoint.ts";
+export { estimateSeconds, mappedBytes, type PlannedRun, trainingBytes } from "./train/estimate.ts";
 export { dataFingerprint, modelFingerprint } from "./train/fingerprint.ts";
+export { availableMemory } from "./train/memory.ts";
 export { checkTrainOptions, TRAIN_DEFAULTS, type TrainOptions } from "./train/options.ts";
 export { checkOutcome } from "./train/outcome.ts";
 export {

@@ -20,6 +20,7 @@ import { shellWord } from "../terminal.ts";
 import { makeAdapter } from "../train/adapter.ts";
 import { RunCheckpoints, warnOfCheckpoints } from "../train/checkpoints.ts";
 import { prepare, readData, sha256Of } from "../train/data.ts";
+import { estimateRun, memoryToUse } from "../train/estimate.ts";
 import { recordOf, settingsOf, type TrainCommandOptions, trainCommand } from "../train/options.ts";
 import { OF_THE_CALL } from "../train/own-options.ts";
 import { tell } from "../train/report.ts";
@@ -108,6 +109,13 @@ async function fineTune(
     const total = totalSteps(sequences.length, settings);
     if (resumed) checkResumedRun(context, resumed, runSettings, { total, device: open.device.info });
     const lora = await makeAdapter(context, open.qwen, options);
+    const planned = { model, lora, sequences, options: settings, signal, validation: heldOut };
+    const run = { ...planned, availableMemory: memoryToUse(options) };
+    const estimate = await estimateRun(context, run, options);
+    if (options.estimate) {
+      if (options.json) terminal.json({ estimate });
+      return;
+    }
     const { trainable, all } = lora.count();
     const record = {
       base_model: open.name,
@@ -142,7 +150,8 @@ async function fineTune(
     });
     watch.onSave = () => checkpoints.request();
     const result = await runTraining({
-      ...{ model, lora, sequences, options: settings, signal, validation: heldOut, keeper: checkpoints },
+      ...run,
+      keeper: checkpoints,
       resume: resumed?.checkpoint.state,
       isLearned: options.stopWhenLearned ? () => questions.areAnswered(signal) : undefined,
       onStep: (step, total) => watch.step(step, total, questions),
@@ -154,7 +163,8 @@ async function fineTune(
     await context.whole(async () => {
       const steps = result.steps.map(({ first_grad_norms: _, ...step }) => step);
       const outcome = { ...(best && { best }), ...(stopped && { stopped }), step: result.step };
-      const whole = trainingRecord({ ...record, steps, ...outcome });
+      const measured = { seconds: result.seconds, peak_rss_bytes: peakMemory().peak_rss_bytes };
+      const whole = trainingRecord({ ...record, estimate, measured, steps, ...outcome });
       await checkpoints.explaining(() => saveAdapter(out, lora, { baseModel: open.name, prompt, record: whole }));
       context.kept = `The adapter in ${out} is complete; only the answers after training are missing.`;
       if (!options.saveEvery && stopped !== "asked") await checkpoints.remove();
@@ -177,6 +187,8 @@ async function fineTune(
         data: record.data,
         steps: result.steps,
         tokens_per_second: result.tokens_per_second,
+        seconds: result.seconds,
+        estimate,
         ...peakMemory(),
         device: { name: device, isa, threads },
         adapter: resolve(out),

@@ -1,6 +1,7 @@
 import { Option } from "@commander-js/extra-typings";
 import { LOSS_MASKS, type Lora } from "@tslm/lora";
 import { SCHEDULES } from "@tslm/tensor";
+import { z } from "zod";
 import {
   checked,
   fraction,
@@ -22,6 +23,15 @@ import { DEFAULT_DATA } from "./data.ts";
 import { objectiveOf, objectiveOptions } from "./objective-options.ts";
 import { applyRunFile } from "./run-file/read.ts";
 import { VARIANT_KEYS, variantOptions, variantRecord } from "./variant-options.ts";
+
+const UNITS = { kb: 1e3, mb: 1e6, gb: 1e9, tb: 1e12 } as const;
+/** `6GB` in bytes. */
+const memorySize = z.string().transform((text, context): number => {
+  const [, number, unit] = /^(\d+(?:\.\d+)?) ?([kmgt]b)$/i.exec(text.trim()) ?? [];
+  if (unit !== undefined) return Number(number) * UNITS[unit.toLowerCase() as keyof typeof UNITS];
+  context.addIssue({ code: "custom", message: "a size such as 6GB or 800MB" });
+  return z.NEVER;
+});
 
 const openShare = real((x) => x > 0 && x < 1, "a number above 0 and below 1");
 
@@ -165,6 +175,17 @@ export function trainCommand(context: Context) {
     .addOption(
       option("--config <file>", "take settings from this run file; what is given on the command line wins", notEmpty),
     )
+    .option("--estimate", "say how long it will take and how much memory, and end")
+    .addOption(
+      option("--memory-limit <size>", "memory that it may use, such as 6GB (default: what is free)", memorySize),
+    )
+    .addOption(
+      option(
+        "--tokens-per-pass <n>",
+        "tokens computed at once: fewer need less memory, and change nothing else (default: 1024)",
+        integer(16, 1_000_000),
+      ),
+    )
     .option(
       "--init [file]",
       "write a run file with every setting, its meaning and its default, and end",
@@ -183,7 +204,7 @@ export function settingsOf(options: TrainCommandOptions) {
   const [epochs, lr] = [options.epochs ?? recipe.epochs, options.lr ?? recipe.lr];
   return {
     ...{ epochs, lr, batch, gradAccum, scheduler, warmup, weightDecay, clip, shuffle, seed, evalEvery, earlyStop },
-    ...objectiveOf(options, lr),
+    ...{ tokensPerPass: options.tokensPerPass, ...objectiveOf(options, lr) },
   };
 }
 

@@ -31,6 +31,17 @@ export interface TrainableModel {
   recompute?: boolean;
   /** Bytes that a pass over so many rows needs besides the weights, with or without `recompute`. */
   activationBytes?(rows: number, recompute: boolean): number;
+  /** Floating-point operations of a pass, forward alone or backward too, about. */
+  passFlops?(size: PassSize, backward: boolean, recompute: boolean): number;
+}
+
+/** How much there is to compute in a pass. */
+export interface PassSize {
+  rows: number;
+  /** Sum of the squared lengths of its sequences. */
+  squares: number;
+  /** Rows that predict a token. */
+  predicted: number;
 }
 
 /** One sequence to train on. */
@@ -51,6 +62,16 @@ export interface PlacedPass extends TrainingPass {
 /** Tokens that carry loss. */
 export function predictedTokens(sequences: readonly TrainingSequence[]): number {
   return sequences.reduce((n, { targets }) => n + targets.reduce((m, t) => m + (t >= 0 ? 1 : 0), 0), 0);
+}
+
+/** How much there is to compute for sequences, in as many passes as it may be. */
+export function passSize(sequences: readonly TrainingSequence[]): PassSize {
+  const lengths = sequences.map(usefulLength);
+  return {
+    rows: lengths.reduce((sum, n) => sum + n, 0),
+    squares: lengths.reduce((sum, n) => sum + n * n, 0),
+    predicted: predictedTokens(sequences),
+  };
 }
 
 /** What a step's loss is divided by: the predicted tokens, each as much as its sequence's weight. */

@@ -1,4 +1,4 @@
-import { AdamW, cat, clipGradNorm, full, noGrad, type Schedule, schedule, scope, Tensor } from "@tslm/tensor";
+import { AdamW, cat, clipGradNorm, noGrad, type Schedule, schedule, scope, type Tensor } from "@tslm/tensor";
 import { DivergenceError, OptionError } from "../errors.ts";
 import { type Lora, l2Norms } from "../lora.ts";
 import { keySeed } from "../random.ts";
@@ -16,6 +16,7 @@ import {
   type TrainingSequence,
 } from "./pass.ts";
 import type { StepResult, TrainResult } from "./result.ts";
+import { predictions, runPass } from "./run-pass.ts";
 import { type SavedState, type StateKeeper, TrainingState } from "./state.ts";
 import { nextTurn } from "./turn.ts";
 
@@ -292,27 +293,6 @@ async function gradients(
   } finally {
     for (const tensor of [...losses, ...correct]) tensor.dispose();
   }
-}
-
-/** Loss of a pass, its gradients added to the adapter's, and how many of its tokens were predicted. */
-function runPass(model: TrainableModel, lora: Lora, pass: PlacedPass): { loss: Tensor; correct: Tensor } {
-  const [{ device }] = lora.parameters();
-  return scope(() => {
-    const { rows, ...rest } = pass;
-    lora.dropout.rows = Tensor.from(rows, [rows.length / 2, 2], { dtype: "i32", device });
-    try {
-      const correct = full([predictions(pass.targets)], -1, { device });
-      const loss = model.loss({ ...rest, correct });
-      loss.backward();
-      return { loss: loss.detach(), correct: correct.sum() };
-    } finally {
-      lora.dropout.rows = undefined;
-    }
-  });
-}
-
-function predictions(targets: Int32Array): number {
-  return targets.reduce((n, target) => n + (target >= 0 ? 1 : 0), 0);
 }
 
 function refuseDivergence(step: number, { loss, norm }: Measured, before: readonly StepResult[]): void {

@@ -18,6 +18,7 @@ import {
 import type { ModelConfig } from "../config.ts";
 import { GGUF_ARCHITECTURE, ggufName } from "../gguf/names.ts";
 import { activationBytes } from "./activations.ts";
+import { type PassSize, passFlops } from "./cost.ts";
 import { below, DecoderLayer, type LayerPass, type ParameterSource } from "./layers.ts";
 import { parameterShapes } from "./parameters.ts";
 import { checkPass, type LanguageModel, type Pass } from "./pass.ts";
@@ -122,6 +123,11 @@ export class QwenModel extends Module implements LanguageModel {
    */
   activationBytes(rows: number, recompute = this.recompute): number {
     return activationBytes(this.model.layers, this.config, rows, recompute);
+  }
+
+  /** Floating-point operations of a training pass, or of a pass forward alone, about, with the layers as they are now. */
+  passFlops(size: PassSize, backward: boolean, recompute = this.recompute): number {
+    return passFlops(this.model.layers, this.config, size, { backward, recompute });
   }
 
   get device(): Device {

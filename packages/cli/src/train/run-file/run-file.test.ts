@@ -129,7 +129,7 @@ describe("what --init writes", () => {
   test("changes nothing as it is, and names every option of the help once", () => {
     expect(read(text)).toEqual({});
     const help = [...command.helpInformation().matchAll(/^ {2}(?:-\w, )?--(?:no-)?([\w-]+)/gm)].map(([, name]) => name);
-    const own = ["json", "debug", "resume", "config", "init", "help"];
+    const own = ["json", "debug", "resume", "config", "init", "estimate", "help"];
     const known = fileOptions(command).map(keyOf);
     const written = [...text.matchAll(/^# ([a-z-]+): /gm)].map(([, key]) => key).filter((key) => known.includes(key));
     expect([...written, ...own].toSorted()).toEqual([...help].toSorted());
