@@ -9,7 +9,6 @@ import {
   readState,
   type SearchState,
   search,
-  type TrialJob,
   type TrialResult,
   writeState,
 } from "@tslm/tune";
@@ -20,9 +19,9 @@ import { shellWord } from "../terminal.ts";
 import { readData, sha256Of } from "../train/data.ts";
 import { keepAdapter } from "../tune/keep.ts";
 import { spaceOf, type TuneOptions, trainOptionsOf, tuneCommand } from "../tune/options.ts";
-import { Slots } from "../tune/slots.ts";
+import { localRunner, queueRunner } from "../tune/runner.ts";
 import { sayResult, searchJson, tellSearch } from "../tune/tell.ts";
-import { type Fixed, runTrial, wordsOf } from "../tune/trial.ts";
+import { type Fixed, wordsOf } from "../tune/trial.ts";
 
 /** Trainings of a search that was given no budget. */
 const DEFAULT_RUNS = 20;
@@ -60,7 +59,6 @@ export function tune(context: Context) {
     }
     const keyTexts = keyTextsOf(chooseSamples(examples, train.sample));
     const draws = drawsOf(state.space, state.seed);
-    const slots = new Slots(options);
     const folderOf = (trial: number): string => join(home, `trial-${String(trial + 1).padStart(3, "0")}`);
 
     let kept = existsSync(join(out, CONFIG_FILE)) ? bestOf(state.results) : undefined;
@@ -76,27 +74,32 @@ export function tune(context: Context) {
     await keepBest(state.results);
     const going = state.results.length === 0 ? "" : `; ${state.results.length} are done`;
     terminal.say(`Searching: ${describeBudget(state)}${going}. What is finished is in ${home}`);
-    const run = async (job: TrialJob, signal: AbortSignal): Promise<TrialResult> =>
-      runTrial(
-        {
-          ...{ job, keyTexts, fixed: state.fixed, folder: folderOf(job.trial), runs: join(home, "runs") },
-          threads: slots.threads(state.results),
+    const plan = { fixed: state.fixed, keyTexts };
+    const runnerOptions = { plan, home, folderOf, parallel: options.parallel };
+    const runner =
+      options.queue === undefined
+        ? localRunner({ ...runnerOptions, threads: options.threads })
+        : await queueRunner(context, { ...runnerOptions, url: options.queue, id: state.id });
+    try {
+      const found = await search({
+        ...{ space: state.space, seed: state.seed, factor: state.factor, budget: state.budget },
+        ...{ results: state.results, seconds: state.seconds, signal: context.signal },
+        run: (job, signal) => runner.run(job, signal),
+        slots: (results) => runner.slots(results),
+        async onResult(results, seconds) {
+          Object.assign(state, { results: [...results], seconds });
+          await keepBest(results);
+          await writeState(home, state);
+          const last = results.at(-1)!;
+          await runner.saved(last);
+          context.kept = `${results.length} trainings are in ${home}. Go on with:  bun run tune --resume ${shellWord(out)}`;
+          sayResult(terminal, last, draws(last.trial)!);
         },
-        signal,
-      );
-    const found = await search({
-      ...{ space: state.space, seed: state.seed, factor: state.factor, budget: state.budget },
-      ...{ results: state.results, seconds: state.seconds, signal: context.signal, run },
-      slots: (results) => slots.count(results),
-      async onResult(results, seconds) {
-        Object.assign(state, { results: [...results], seconds });
-        await keepBest(results);
-        await writeState(home, state);
-        context.kept = `${results.length} trainings are in ${home}. Go on with:  bun run tune --resume ${shellWord(out)}`;
-        sayResult(terminal, results.at(-1)!, draws(results.at(-1)!.trial)!);
-      },
-    });
-    Object.assign(state, found);
+      });
+      Object.assign(state, found);
+    } finally {
+      await runner.close();
+    }
     await writeState(home, state);
     const best = bestOf(state.results);
     const told = { state, keyTexts, out, home, draws };

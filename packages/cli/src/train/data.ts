@@ -10,7 +10,7 @@ import type { TrainCommandOptions } from "./options.ts";
 /** The data that ships with the program. */
 export const DEFAULT_DATA = "data/input/lora_train_data.csv";
 /** Where the default data goes on its way to training. */
-const CONVERTED_DATA = "data/output/train_data.json";
+export const CONVERTED_DATA = "data/output/train_data.json";
 
 /** Reads a file of examples; `format` is what it is called. */
 export async function readExamples(

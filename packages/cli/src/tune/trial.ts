@@ -126,7 +126,9 @@ async function argumentsOf({ fixed, keyTexts, job, folder, runs, threads }: Tria
   if (found && had && (had === epochs || (mayGrow && had < epochs))) {
     const perEpoch = Math.max(1, Math.round(found.checkpoint.total / had));
     const grown = mayGrow ? [["--epochs", String(epochs)] as const, ["--save-every", String(perEpoch)] as const] : [];
-    return wordsOf([["--resume", folder], ...grown, ...call]);
+    // Where files are may have changed; on another machine it has.
+    const places = fixed.filter(([flag]) => flag === "--data" || flag === "--validation" || flag === "--model");
+    return wordsOf([["--resume", folder], ...places, ...grown, ...call]);
   }
   await rm(folder, { recursive: true, force: true });
   // A number of steps that is never reached: the checkpoint of the end is the one that the next rung begins with.
