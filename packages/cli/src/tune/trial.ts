@@ -55,6 +55,7 @@ const trainedSchema = z.object({
   peak_rss_bytes: z.number(),
   rss_file_bytes: z.number(),
   run: z.string().optional(),
+  samples: z.array(z.object({ before: z.string(), after: z.string() })),
   diagnosis: z.object({ verdict: z.string() }),
 });
 const failedSchema = z.object({ error: z.object({ name: z.string(), message: z.string() }) });
@@ -86,7 +87,9 @@ export async function runTrial(call: TrialCall, signal: AbortSignal): Promise<Tr
   }
   if (ended.error) throw new CommandError(`trial ${trial + 1}: ${ended.error.message}`);
   const { steps, best, peak_rss_bytes, rss_file_bytes, run, diagnosis } = ended.result;
-  const samples = run === undefined ? [] : beforeAndAfter(await readRun(run));
+  // The log of a run that went on on another machine does not begin with the answers before training; the result has them.
+  const told = run === undefined ? [] : beforeAndAfter(await readRun(run));
+  const samples = told.map(({ question, expected }, i) => ({ question, expected, ...ended.result.samples[i] }));
   const last = steps.filter(({ epoch }) => epoch === steps.at(-1)!.epoch);
   return {
     ...{ ...common, status: "done", steps: steps.length, verdict: diagnosis.verdict },
@@ -94,7 +97,7 @@ export async function runTrial(call: TrialCall, signal: AbortSignal): Promise<Tr
     loss: last.reduce((sum, { loss }) => sum + loss, 0) / last.length,
     validation_loss: best?.validation_loss,
     memory_bytes: Math.max(0, peak_rss_bytes - rss_file_bytes),
-    samples: samples.map(({ question, expected, before = "", after = "" }) => ({ question, expected, before, after })),
+    samples,
   };
 }
 
