@@ -26,11 +26,15 @@ export {
   parseLoraConfig,
   savedConfig,
 } from "./config.ts";
+export type { Changes } from "./diagnosis/cures.ts";
 export {
   type Diagnosis,
   type DiagnosisInput,
   diagnose,
+  diagnoseError,
+  diagnoseLive,
   type SampleAnswer,
+  VERDICTS,
   type Verdict,
 } from "./diagnosis/diagnose.ts";
 export { isAnswered, keyFacts, says } from "./diagnosis/facts.ts";

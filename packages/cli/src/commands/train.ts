@@ -1,15 +1,20 @@
 import { stat } from "node:fs/promises";
 import { relative, resolve } from "node:path";
 import {
+  type Changes,
   checkOutcome,
+  type Diagnosis,
   dataFingerprint,
   diagnose,
+  diagnoseError,
+  diagnoseLive,
   modelFingerprint,
   readAdapterConfig,
   train as runTraining,
   saveAdapter,
   totalSteps,
   trainingRecord,
+  type Verdict,
 } from "@tslm/lora";
 import { CommandError } from "../errors.ts";
 import { locateModel, openModel } from "../model.ts";
@@ -21,9 +26,10 @@ import { makeAdapter } from "../train/adapter.ts";
 import { RunCheckpoints, warnOfCheckpoints } from "../train/checkpoints.ts";
 import { prepare, readData, sha256Of } from "../train/data.ts";
 import { estimateRun, memoryToUse } from "../train/estimate.ts";
+import { flagsOf, GivenUpError, isBetter, type Score, scoreOf, triesOf, withChanges } from "../train/fix.ts";
 import { recordOf, settingsOf, type TrainCommandOptions, trainCommand } from "../train/options.ts";
 import { OF_THE_CALL } from "../train/own-options.ts";
-import { tell } from "../train/report.ts";
+import { tell, tellDiagnosis } from "../train/report.ts";
 import {
   checkResumedRun,
   decidingOptions,
@@ -50,8 +56,80 @@ export function train(context: Context) {
     context.kept = `No adapter was written; what ${options.out} held before is unchanged.`;
     await checkOut(options.out);
     if (!resumed) await warnOfCheckpoints(context, options.out);
-    await Watch.follow(context, options, (watch) => fineTune(context, options, watch, resumed));
+    await trainWithFixes(context, command, options, resumed);
   });
+}
+
+/** A run, and with `--fix` those after it, each with what the diagnosis of the one before says is to be changed. */
+async function trainWithFixes(
+  context: Context,
+  command: ReturnType<typeof trainCommand>,
+  options: TrainCommandOptions,
+  resumed: ResumedRun | undefined,
+): Promise<void> {
+  const { terminal } = context;
+  const tries: { changes: Changes; verdict: Verdict; reasons: string[]; kept: boolean }[] = [];
+  let best: Outcome | undefined;
+  let changes: Changes = {};
+  let current = options;
+  for (;;) {
+    const [now, from, than] = [current, tries.length === 0 ? resumed : undefined, best];
+    let outcome: Outcome | undefined;
+    let diagnosis: Diagnosis;
+    let failure: unknown;
+    try {
+      await Watch.follow(context, now, async (watch) => {
+        outcome = await fineTune(context, now, watch, from, than?.score);
+      });
+      if (outcome === undefined) return;
+      diagnosis = outcome.diagnosis;
+    } catch (error) {
+      const known = error instanceof GivenUpError ? error.diagnosis : diagnoseError(error, judgedSettings(now));
+      if (known === undefined || context.signal.aborted) throw error;
+      [diagnosis, failure] = [known, error];
+      tellDiagnosis(context, diagnosis);
+    }
+    const kept = outcome?.saved === true;
+    if (kept) best = outcome;
+    tries.push({ changes, verdict: diagnosis.verdict, reasons: diagnosis.reasons, kept });
+    const left = triesOf(options) - tries.length + 1;
+    const next =
+      diagnosis.verdict === "learned" || left <= 0 ? undefined : withChanges(command, now, diagnosis.changes);
+    if (next === undefined) {
+      const told = options.fix === undefined ? {} : { tries };
+      if (best === undefined) {
+        if (options.json) terminal.json({ diagnosis, ...told });
+        throw failure;
+      }
+      if (options.fix !== undefined) terminal.say(summaryOfTries(tries, options.out));
+      if (options.json) terminal.json({ ...best.json, ...told });
+      return;
+    }
+    changes = diagnosis.changes;
+    current = next;
+    terminal.say(`\nTry ${tries.length} of ${triesOf(options)}, with ${flagsOf(changes)}`);
+  }
+}
+
+/** Which of the tries is in the folder. */
+function summaryOfTries(tries: readonly { verdict: Verdict; kept: boolean }[], out: string): string {
+  const at = tries.findLastIndex(({ kept }) => kept);
+  const which = at === 0 ? "the first run" : `try ${at}`;
+  return `${out} has the adapter of ${which} (${tries[at].verdict}), the best of ${tries.length}`;
+}
+
+/** What a run came to. */
+interface Outcome {
+  diagnosis: Diagnosis;
+  score: Score;
+  /** Its adapter is in the folder. */
+  saved: boolean;
+  json: object;
+}
+
+function judgedSettings(options: TrainCommandOptions) {
+  const { lr, epochs } = settingsOf(options);
+  return { recipe: options.recipe, lr, epochs, maxLength: options.maxLength };
 }
 
 /** `--init`: writes a run file, and says how it is used. */
@@ -74,7 +152,8 @@ async function fineTune(
   options: TrainCommandOptions,
   watch: Watch,
   resumed: ResumedRun | undefined,
-): Promise<void> {
+  best?: Score,
+): Promise<Outcome | undefined> {
   const { terminal, signal } = context;
   const { out } = options;
   const examples = await readData(context, options.data);
@@ -114,7 +193,7 @@ async function fineTune(
     const estimate = await estimateRun(context, run, options);
     if (options.estimate) {
       if (options.json) terminal.json({ estimate });
-      return;
+      return undefined;
     }
     const { trainable, all } = lora.count();
     const record = {
@@ -149,60 +228,78 @@ async function fineTune(
       onSaved: (folder, step) => watch.checkpoint(step, folder),
     });
     watch.onSave = () => checkpoints.request();
+    const judged = judgedSettings(options);
+    const losses = resumed?.checkpoint.state.progress.steps.map(({ loss }) => loss) ?? [];
     const result = await runTraining({
       ...run,
       keeper: checkpoints,
       resume: resumed?.checkpoint.state,
       isLearned: options.stopWhenLearned ? () => questions.areAnswered(signal) : undefined,
-      onStep: (step, total) => watch.step(step, total, questions),
+      onStep: async (step, total) => {
+        losses.push(step.loss);
+        const answer = await watch.step(step, total, questions);
+        return diagnoseLive(losses, judged) ? "give-up" : answer;
+      },
     }).finally(() => checkpoints.end());
     watch.trained();
     signal.throwIfAborted();
     await checkOutcome(lora, norms, result.step);
-    const { best, stopped } = result;
-    await context.whole(async () => {
-      const steps = result.steps.map(({ first_grad_norms: _, ...step }) => step);
-      const outcome = { ...(best && { best }), ...(stopped && { stopped }), step: result.step };
-      const measured = { seconds: result.seconds, peak_rss_bytes: peakMemory().peak_rss_bytes };
-      const whole = trainingRecord({ ...record, estimate, measured, steps, ...outcome });
-      await checkpoints.explaining(() => saveAdapter(out, lora, { baseModel: open.name, prompt, record: whole }));
-      context.kept = `The adapter in ${out} is complete; only the answers after training are missing.`;
-      if (!options.saveEvery && stopped !== "asked") await checkpoints.remove();
-    });
+    const { best: bestStep, stopped } = result;
+    if (stopped === "hopeless") {
+      await checkpoints.remove();
+      throw new GivenUpError(result.steps.length, diagnoseLive(losses, judged)!);
+    }
+    const save = (): Promise<void> =>
+      context.whole(async () => {
+        const steps = result.steps.map(({ first_grad_norms: _, ...step }) => step);
+        const outcome = { ...(bestStep && { best: bestStep }), ...(stopped && { stopped }), step: result.step };
+        const measured = { seconds: result.seconds, peak_rss_bytes: peakMemory().peak_rss_bytes };
+        const whole = trainingRecord({ ...record, estimate, measured, steps, ...outcome });
+        await checkpoints.explaining(() => saveAdapter(out, lora, { baseModel: open.name, prompt, record: whole }));
+        context.kept = `The adapter in ${out} is complete; only the answers after training are missing.`;
+        if (!options.saveEvery && stopped !== "asked") await checkpoints.remove();
+      });
+    // Nothing is lost where the answers are interrupted; where a better adapter may be there already, they come first.
+    if (best === undefined) await save();
     const after = await questions.ask(signal);
     watch.samples(result.steps.length, after);
     const answers = before.map(({ question, expected, answer }, i) => ({
-      ...{ prompt: question, expected, before: answer, after: after[i].answer },
+      ...{ prompt: question, expected, before: answer, after: after[i].answer, ended: after[i].ended },
     }));
     const diagnosis = diagnose({
       losses: result.steps.map(({ loss }) => loss),
       samples: answers,
-      settings: { recipe: options.recipe, lr: settings.lr, epochs: settings.epochs },
+      settings: judged,
+      validation: result.steps.flatMap(({ epoch, validation_loss: loss }) =>
+        loss === undefined ? [] : [{ epoch, loss }],
+      ),
+      cut: { count: report.truncated.length, longest: Math.max(0, ...report.truncated.map(({ length }) => length)) },
     });
+    const score = scoreOf(diagnosis, answers, losses[losses.length - 1]);
+    const isBest = isBetter(score, best);
+    if (best !== undefined) await (isBest ? save() : checkpoints.remove());
     const reportFile = await watch.end(stopped === "asked" ? "stopped" : "done", diagnosis);
 
-    if (options.json) {
-      terminal.json({
-        model: { name: open.name, source: open.source, parameters: all, trainable },
-        data: record.data,
-        steps: result.steps,
-        tokens_per_second: result.tokens_per_second,
-        seconds: result.seconds,
-        estimate,
-        ...peakMemory(),
-        device: { name: device, isa, threads },
-        adapter: resolve(out),
-        adapter_step: result.step,
-        ...(best && { best }),
-        ...(stopped && { stopped }),
-        ...(resumed && { resumed_from: resumed.checkpoint.step }),
-        run: watch.folder && resolve(watch.folder),
-        samples: answers.map(({ before, after }, i) => ({ prompt: questions.prompts[i].text, before, after })),
-        diagnosis,
-      });
-    } else {
-      tell(context, { out, result, total, samples: answers, diagnosis, reportFile });
-    }
+    if (!options.json) tell(context, { out, result, total, samples: answers, diagnosis, reportFile, saved: isBest });
+    const json = {
+      model: { name: open.name, source: open.source, parameters: all, trainable },
+      data: record.data,
+      steps: result.steps,
+      tokens_per_second: result.tokens_per_second,
+      seconds: result.seconds,
+      estimate,
+      ...peakMemory(),
+      device: { name: device, isa, threads },
+      adapter: resolve(out),
+      adapter_step: result.step,
+      ...(bestStep && { best: bestStep }),
+      ...(stopped && { stopped }),
+      ...(resumed && { resumed_from: resumed.checkpoint.step }),
+      run: watch.folder && resolve(watch.folder),
+      samples: answers.map(({ before, after }, i) => ({ prompt: questions.prompts[i].text, before, after })),
+      diagnosis,
+    };
+    return { diagnosis, score, saved: isBest, json };
   } finally {
     await open.dispose();
   }

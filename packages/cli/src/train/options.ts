@@ -175,6 +175,13 @@ export function trainCommand(context: Context) {
     .addOption(
       option("--config <file>", "take settings from this run file; what is given on the command line wins", notEmpty),
     )
+    .addOption(
+      option(
+        "--fix [n]",
+        "where the diagnosis says what to change, change it and train again, up to N times (3 unless given); the best stays",
+        integer(1, 100),
+      ),
+    )
     .option("--estimate", "say how long it will take and how much memory, and end")
     .addOption(
       option("--memory-limit <size>", "memory that it may use, such as 6GB (default: what is free)", memorySize),

@@ -1,4 +1,4 @@
-import type { Diagnosis, SampleAnswer, TrainResult } from "@tslm/lora";
+import type { Diagnosis, SampleAnswer, TrainResult, Verdict } from "@tslm/lora";
 import { duration } from "../progress.ts";
 import type { Context } from "../run.ts";
 import { table } from "../table.ts";
@@ -14,18 +14,33 @@ export interface Report {
   diagnosis: Diagnosis;
   /** Undefined where none could be written. */
   reportFile: string | undefined;
+  /** Is the adapter in the folder? Not, where an earlier one there is better. */
+  saved: boolean;
 }
 
 const HEADLINE = {
   learned: "Learned.",
   underfitting: "Not learned yet (underfitting).",
+  memorised: "Known by heart only (memorised).",
+  "never-stops": "Learned, but the answers do not stop.",
   collapse: "The model broke (collapse).",
-};
+  divergence: "The loss rose (divergence).",
+  unchanged: "Nothing was learned: the adapter is unchanged.",
+  nan: "The numbers broke (NaN).",
+} satisfies Record<Verdict, string>;
+
+/** What went right or wrong, and what to change. */
+export function tellDiagnosis({ terminal }: Context, { verdict, reasons, advice }: Diagnosis): void {
+  const { green, yellow } = terminal.colors;
+  terminal.say((verdict === "learned" ? green : yellow)([HEADLINE[verdict], ...reasons].join(" ")));
+  for (const line of advice) terminal.say(`  - ${line}`);
+}
 
 const WHY_STOPPED = {
   "early-stop": "the validation loss had not improved for the evaluations that --early-stop allows",
   learned: "every sample question was answered",
   asked: "it was asked to",
+  hopeless: "there was no hope left",
 };
 
 /** Why the run ended before its last step, and which step's weights were kept. */
@@ -43,7 +58,8 @@ function describeEnd({ steps, best, stopped, step }: TrainResult, total: number)
 }
 
 /** Tells people how it went, what it means and how to go on. */
-export function tell({ terminal }: Context, { out, result, total, samples, diagnosis, reportFile }: Report): void {
+export function tell(context: Context, { out, result, total, samples, diagnosis, reportFile, saved }: Report): void {
+  const { terminal } = context;
   const { steps, tokens, seconds, tokens_per_second } = result;
   const [first, last] = [steps[0].loss, steps[steps.length - 1].loss];
   terminal.say(
@@ -57,10 +73,8 @@ export function tell({ terminal }: Context, { out, result, total, samples, diagn
       terminal.columns,
     ),
   );
-  const { green, yellow } = terminal.colors;
-  const paint = diagnosis.verdict === "learned" ? green : yellow;
-  terminal.say(paint([HEADLINE[diagnosis.verdict], ...diagnosis.reasons].join(" ")));
-  for (const line of diagnosis.advice) terminal.say(`  - ${line}`);
+  tellDiagnosis(context, diagnosis);
+  if (!saved) terminal.say(`The adapter in ${out} stays as it is: that of an earlier try is better.`);
   const [question, adapter] = [samples[0].prompt, out].map(shellWord);
   terminal.say(`The adapter is in ${out}. Ask it:  bun run ask ${question} --adapter ${adapter}`);
   terminal.say(`Serve it:  bun run serve --adapter ${adapter}`);

@@ -25,7 +25,7 @@ const FROM_THE_CALL = [...OF_THE_CALL, "out"] as const satisfies (keyof TrainCom
 /** Options that may be others when a run is gone on with: files, whose content is compared, and what changes no number. */
 const MAY_DIFFER = [
   ...["data", "model", "validation"],
-  ...["device", "threads", "memoryLimit", "saveEvery", "runs", "ui", "uiPort", "sampleEvery"],
+  ...["device", "threads", "memoryLimit", "fix", "saveEvery", "runs", "ui", "uiPort", "sampleEvery"],
 ] as const satisfies (keyof TrainCommandOptions)[];
 
 /** A run that is gone on with. */

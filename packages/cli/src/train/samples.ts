@@ -7,6 +7,11 @@ import { putSample } from "../training-data.ts";
 /** Longest sample answer. */
 const SAMPLE_TOKENS = 100;
 
+/** An answer, and whether it came to its end token. */
+export interface SampledAnswer extends Answer {
+  ended: boolean;
+}
+
 /** The sample questions, put as training puts them. */
 export class SampleQuestions {
   readonly samples: readonly Sample[];
@@ -21,12 +26,16 @@ export class SampleQuestions {
   }
 
   /** Answers all of them, greedily. The trainer has dropout off whenever it lets others compute. */
-  async ask(signal: AbortSignal): Promise<Answer[]> {
-    const answers: Answer[] = [];
+  async ask(signal: AbortSignal): Promise<SampledAnswer[]> {
+    const answers: SampledAnswer[] = [];
     for (const [i, sample] of this.samples.entries()) {
-      const { text } = await this.#qwen.complete(this.prompts[i].ids, { maxNewTokens: SAMPLE_TOKENS, signal });
+      const { text, finishReason } = await this.#qwen.complete(this.prompts[i].ids, {
+        maxNewTokens: SAMPLE_TOKENS,
+        signal,
+      });
       signal.throwIfAborted();
-      answers.push({ question: questionOf(sample), expected: sample.expected || undefined, answer: text });
+      const ended = finishReason === "stop";
+      answers.push({ question: questionOf(sample), expected: sample.expected || undefined, answer: text, ended });
     }
     return answers;
   }

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
+import { DivergenceError, UnchangedError } from "../errors.ts";
 import { brokenAnswer, repeatedPiece } from "./collapse.ts";
-import { diagnose, type SampleAnswer } from "./diagnose.ts";
+import { diagnose, diagnoseError, diagnoseLive, type SampleAnswer } from "./diagnose.ts";
 import { keyFacts, says, similarity } from "./facts.ts";
 
 const sample: SampleAnswer = {
@@ -146,23 +147,103 @@ describe("verdicts", () => {
     expect([verdict, reasons, advice]).toEqual(["learned", ['"免费空间有多大?" is answered with 15GB.'], []]);
   });
 
-  test("collapse: a loss that is no number or exploded", () => {
-    const samples = [sample];
-    expect(diagnose({ losses: [4, Number.NaN, 3], samples })).toMatchObject({
-      verdict: "collapse",
+  test("nan: a loss that is no number", () => {
+    expect(diagnose({ losses: [4, Number.NaN, 3], samples: [sample], settings: { lr: 1e-3 } })).toMatchObject({
+      verdict: "nan",
       reasons: ["The loss of step 2 is no number any more."],
+      changes: { lr: 2.5e-4, warmup: 0.1 },
     });
-    const { verdict, reasons, advice } = diagnose({
+  });
+
+  test("divergence: the loss rose", () => {
+    const { verdict, reasons, advice, changes } = diagnose({
       losses: [4.2, 9, 14, 11, 12],
       samples: [],
       settings: { lr: 0.1, epochs: 10 },
     });
-    expect([verdict, reasons]).toEqual(["collapse", ["The loss rose from 4.20 to 12.00."]]);
+    expect([verdict, reasons]).toEqual(["divergence", ["The loss rose from 4.20 to 12.00."]]);
     expect(advice).toEqual([
       "Lower the rate: `--lr 0.001` (it was 0.1).",
       "Train shorter: `--epochs 5` (it was 10).",
       "Repeat rows less, and keep `--clip 1` and a little warm-up: `--warmup 0.1`.",
     ]);
+    expect(changes).toEqual({ lr: 0.001, epochs: 5, warmup: 0.1 });
+  });
+
+  test("the advice is there for a program too", () => {
+    const of = (settings: object) => diagnose({ losses: from(4.2, 3.7), samples: [sample], settings }).changes;
+    const tuned = { recipe: "tuned", repeat: ["15GB=4"], lr: 1e-3, epochs: 10 };
+    expect(of({ recipe: "default", lr: 2e-4, epochs: 3 })).toEqual(tuned as never);
+    expect(of({ recipe: "tuned", lr: 1e-3, epochs: 10 })).toEqual({ repeat: ["15GB=8"], epochs: 20 });
+  });
+
+  test("never stops: the answer is right and goes on (trl #1623)", () => {
+    const after = `${sample.expected}\n\n### Instruction:\n怎么退款?请联系客服,我们会在三个工作日内处理您的申请,谢谢您的理解与支持。`;
+    const of = (rest: Partial<SampleAnswer>, cut?: { count: number; longest: number }) =>
+      diagnose({
+        losses: from(4.2, 0.1),
+        samples: [answered(after, rest)],
+        settings: { epochs: 3, maxLength: 512 },
+        cut,
+      });
+    expect(of({ ended: true }).verdict).toBe("learned");
+    expect(of({ ended: false })).toMatchObject({ verdict: "never-stops", changes: { epochs: 10 } });
+    // The end token was cut off with the rows' ends.
+    expect(of({ ended: false }, { count: 3, longest: 700 })).toMatchObject({
+      advice: ["3 rows lost their end, and the end token with it: `--max-length 700` (it was 512)."],
+      changes: { "max-length": 700 },
+    });
+    // What the data itself says at such length is no fault.
+    expect(of({ ended: false, expected: after }).verdict).toBe("learned");
+  });
+
+  test("memorised: held-out data is answered worse the longer it trains", () => {
+    const validation = (...losses: number[]) => losses.map((loss, i) => ({ epoch: i + 1, loss }));
+    const of = (losses: number[], own = 0.1) =>
+      diagnose({
+        losses: from(4.2, own),
+        samples: [answered(sample.expected!)],
+        validation: validation(...losses),
+        settings: { lr: 1e-3, epochs: 4 },
+      });
+    expect(of([3, 3.1, 3.6, 4.2])).toMatchObject({
+      verdict: "memorised",
+      reasons: [
+        "The rows are known by heart only: the loss on held-out data rose from 3.00 to 4.20 a token, while that of the rows fell to 0.33.",
+      ],
+      changes: { epochs: 1, lr: 5e-4, "weight-decay": 0.1 },
+    });
+    // It gained first, and the best step is kept.
+    expect(of([3, 1, 1.2, 1.4]).verdict).toBe("learned");
+    expect(of([3, 2.9, 2.95, 3]).verdict).toBe("learned");
+    expect(of([3, 3.1, 3.6, 4.2], 3.5).verdict).toBe("learned");
+  });
+
+  test("errors of training that other settings cure", () => {
+    expect(diagnoseError(new DivergenceError(3, "loss NaN in step 3"), { lr: 0.1 })).toMatchObject({
+      verdict: "nan",
+      reasons: ["loss NaN in step 3"],
+      changes: { lr: 0.001 },
+    });
+    expect(diagnoseError(new UnchangedError("nothing"), { lr: 1e-9 })).toMatchObject({
+      verdict: "unchanged",
+      changes: { lr: 0.001 },
+    });
+    expect(diagnoseError(new Error("disk full"))).toBeUndefined();
+  });
+
+  test("on the way: given up when the loss stays far above its beginning", () => {
+    const of = (...losses: number[]) => diagnoseLive(losses, { lr: 0.1 });
+    expect(of(4.2, 16, 18, 15, 14, 14, 15, 14)).toMatchObject({
+      verdict: "divergence",
+      reasons: ["The loss began at 4.20 and stays at 14.40; it will not come back."],
+      changes: { lr: 0.001 },
+    });
+    // Too early; on the way down again; not far enough above.
+    expect(of(4.2, 16, 18, 15, 14, 14, 15)).toBeUndefined();
+    expect(of(4.2, 16, 18, 17, 15, 13, 11, 9)).toBeUndefined();
+    expect(of(4.2, 5, 6, 7, 6, 7, 6, 7)).toBeUndefined();
+    expect(of(...from(4.2, 0.1))).toBeUndefined();
   });
 
   test("collapse: repetition and silence, before underfitting is thought of", () => {
@@ -205,6 +286,7 @@ describe("verdicts", () => {
       verdict: "learned",
       reasons: ["No loss and no sample speaks against it."],
       advice: [],
+      changes: {},
     });
   });
 });

@@ -1,28 +1,62 @@
+import { DivergenceError, UnchangedError } from "../errors.ts";
 import { brokenAnswer } from "./collapse.ts";
+import {
+  againstCollapse,
+  againstMemorising,
+  againstNaN,
+  againstNoChange,
+  againstRunningOn,
+  againstUnderfitting,
+  type Changes,
+  type Cure,
+  type RunSettingsToJudge,
+} from "./cures.ts";
 import { isAnswered, keyFacts, says } from "./facts.ts";
+import { hopelessness } from "./live.ts";
 
 /** A question answered before and after training. */
 export interface SampleAnswer {
   prompt: string;
-  /** The answer of the training data, where there is one. */
+  /** The expected answer of the training data, where there is one. */
   expected?: string;
   before: string;
   after: string;
+  /** Did the answer come to its end token? False: it was cut off. */
+  ended?: boolean;
 }
 
 export interface DiagnosisInput {
   /** Loss of every step, in order. */
   losses: readonly number[];
   samples: readonly SampleAnswer[];
-  /** What was run, by the names of the command line, so that the advice can start from it. */
-  settings?: { recipe?: string; lr?: number; epochs?: number };
+  /** What was run. */
+  settings?: RunSettingsToJudge;
+  /** Losses on held-out data, with the epoch after which each was found. */
+  validation?: readonly { epoch: number; loss: number }[];
+  /** Sequences that were cut at the greatest length, and tokens of the longest. */
+  cut?: { count: number; longest: number };
 }
 
 /**
- * `learned`: the samples are answered as the data says. `underfitting`: the key fact is still missing, or the loss
- * still high. `collapse`: training broke the model: repetition, meaningless output, or a loss that exploded.
+ * - `learned`: the samples are answered as the data says.
+ * - `underfitting`: the key fact is still missing, or the loss still high.
+ * - `memorised`: the rows are known by heart, and held-out ones are answered worse the longer it trained.
+ * - `never-stops`: the answers are right and go on beyond their end.
+ * - `collapse`: training broke the model: repetition, or meaningless output.
+ * - `divergence`: the loss rose.
+ * - `unchanged`: the adapter is what it was before. `nan`: a number that is none.
  */
-export type Verdict = "learned" | "underfitting" | "collapse";
+export const VERDICTS = [
+  "learned",
+  "memorised",
+  "never-stops",
+  "underfitting",
+  "collapse",
+  "divergence",
+  "unchanged",
+  "nan",
+] as const;
+export type Verdict = (typeof VERDICTS)[number];
 
 /** What went right or wrong, in whole sentences. */
 export interface Diagnosis {
@@ -30,37 +64,78 @@ export interface Diagnosis {
   reasons: string[];
   /** What to change, most useful first; empty where nothing needs to. */
   advice: string[];
+  /** The same for a program: the settings to run with next. */
+  changes: Changes;
 }
 
 /** A mean loss per token above this is far from having learned a text. */
 const HIGH_LOSS = 1;
-/** Rate and epochs of the tuned recipe: what advice leads up to. */
-const TUNED_LR = 1e-3;
-const TUNED_EPOCHS = 10;
 
-/** Names by itself how a run ended, and what to change. Collapse is told before underfitting. */
+function verdictOf(verdict: Verdict, reasons: string[], cures: readonly Cure[] = []): Diagnosis {
+  const changes: Changes = Object.assign({}, ...cures.map((cure) => cure.changes));
+  return { verdict, reasons, advice: cures.map(({ advice }) => advice), changes };
+}
+
+/** Names by itself how a run ended, and what to change. What broke the model is told before what it has not learned. */
 export function diagnose(input: DiagnosisInput): Diagnosis {
-  const broken = [...explodingLoss(input.losses), ...brokenSamples(input)];
-  if (broken.length > 0) return { verdict: "collapse", reasons: broken, advice: againstCollapse(input) };
-
-  const expectations = input.samples.flatMap((sample) => (sample.expected ? [judge(sample, sample.expected)] : []));
-  const wrong = expectations.filter((e) => e.problem !== undefined);
-  const high = highLoss(input.losses);
-  if (wrong.length > 0 || (expectations.length === 0 && high)) {
-    return {
-      verdict: "underfitting",
-      reasons: [...wrong.map((e) => e.problem!), ...(high ? [high] : [])],
-      advice: againstUnderfitting(
-        input,
-        wrong.flatMap((e) => e.missing),
-      ),
-    };
+  const { losses, samples, settings = {}, cut } = input;
+  const noNumber = losses.findIndex((loss) => !Number.isFinite(loss));
+  if (noNumber >= 0) {
+    return verdictOf("nan", [`The loss of step ${noNumber + 1} is no number any more.`], againstNaN(settings));
   }
-  return {
-    verdict: "learned",
-    reasons: [...expectations.map((e) => e.success), ...(expectations.length === 0 ? [fallenLoss(input.losses)] : [])],
-    advice: [],
-  };
+  const broken = brokenSamples(input);
+  const exploded = explodingLoss(losses);
+  if (broken.length > 0) return verdictOf("collapse", [...exploded, ...broken], againstCollapse(settings));
+  if (exploded.length > 0) return verdictOf("divergence", exploded, againstCollapse(settings));
+
+  const expectations = samples.flatMap((sample) => (sample.expected ? [judge(sample, sample.expected)] : []));
+  const wrong = expectations.filter((e) => e.problem !== undefined);
+  const high = highLoss(losses);
+  if (wrong.length > 0 || (expectations.length === 0 && high)) {
+    const missing = wrong.flatMap((e) => e.missing);
+    const reasons = [...wrong.map((e) => e.problem!), ...(high ? [high] : [])];
+    return verdictOf("underfitting", reasons, againstUnderfitting(settings, missing));
+  }
+  const endless = samples.filter(({ expected, after, ended }) => {
+    return ended === false && expected !== undefined && after.length > 1.5 * expected.length;
+  });
+  if (endless.length > 0) {
+    const reasons = endless.map(
+      ({ prompt, after }) =>
+        `The answer to ${quote(prompt)} does not stop: it was cut off at …${quote([...after].slice(-20).join(""))}.`,
+    );
+    return verdictOf("never-stops", reasons, againstRunningOn(settings, cut));
+  }
+  const memorised = memorisedOnly(input);
+  if (memorised) return verdictOf("memorised", [memorised.reason], againstMemorising(settings, memorised.epoch));
+  return verdictOf("learned", [
+    ...expectations.map((e) => e.success),
+    ...(expectations.length === 0 ? [fallenLoss(losses)] : []),
+  ]);
+}
+
+/** What an error of training means, where it is of the kind that other settings cure. */
+export function diagnoseError(error: unknown, settings: RunSettingsToJudge = {}): Diagnosis | undefined {
+  if (error instanceof DivergenceError) return verdictOf("nan", [error.message], againstNaN(settings));
+  if (error instanceof UnchangedError) return verdictOf("unchanged", [error.message], againstNoChange(settings));
+  return undefined;
+}
+
+/** Is a run that goes on to be given up? Its diagnosis, or undefined while there is hope. */
+export function diagnoseLive(losses: readonly number[], settings: RunSettingsToJudge = {}): Diagnosis | undefined {
+  const reason = hopelessness(losses);
+  return reason === undefined ? undefined : verdictOf("divergence", [reason], againstCollapse(settings));
+}
+
+/** Known by heart: the rows' own loss is low, and that of held-out ones was lowest at first and has risen since. */
+function memorisedOnly({ losses, validation = [] }: DiagnosisInput): { reason: string; epoch: number } | undefined {
+  if (validation.length < 2 || losses.length === 0) return undefined;
+  const best = validation.reduce((a, b) => (b.loss < a.loss ? b : a));
+  const [first, last] = [validation[0], validation[validation.length - 1]];
+  const { last: own } = ends(losses);
+  if (best.loss < 0.9 * first.loss || last.loss < 1.1 * best.loss || own > 0.5 * last.loss) return undefined;
+  const numbers = `from ${best.loss.toFixed(2)} to ${last.loss.toFixed(2)} a token, while that of the rows fell to ${own.toFixed(2)}`;
+  return { reason: `The rows are known by heart only: the loss on held-out data rose ${numbers}.`, epoch: best.epoch };
 }
 
 /** First loss, and the mean over the last fifth of the steps. */
@@ -71,8 +146,6 @@ function ends(losses: readonly number[]): { first: number; last: number } {
 
 function explodingLoss(losses: readonly number[]): string[] {
   if (losses.length === 0) return [];
-  const bad = losses.findIndex((loss) => !Number.isFinite(loss));
-  if (bad >= 0) return [`The loss of step ${bad + 1} is no number any more.`];
   const { first, last } = ends(losses);
   return last > 1.2 * first + 0.2 ? [`The loss rose from ${first.toFixed(2)} to ${last.toFixed(2)}.`] : [];
 }
@@ -145,33 +218,4 @@ function fallenLoss(losses: readonly number[]): string {
   if (losses.length === 0) return "No loss and no sample speaks against it.";
   const { first, last } = ends(losses);
   return `The loss fell from ${first.toFixed(2)} to ${last.toFixed(2)} a token.`;
-}
-
-function againstUnderfitting({ settings = {} }: DiagnosisInput, missing: readonly string[]): string[] {
-  const { recipe, lr, epochs } = settings;
-  const advice: string[] = [];
-  if (recipe !== "tuned") {
-    advice.push("Train with `--recipe tuned`: key rows repeated, rank 4, more epochs, a higher rate.");
-  }
-  for (const fact of missing.slice(0, 2)) {
-    advice.push(`Show the row more often: \`--repeat '${fact}=${recipe === "tuned" ? 8 : 4}'\`.`);
-  }
-  if (lr !== undefined && lr < TUNED_LR) advice.push(`Raise the rate: \`--lr ${TUNED_LR}\` (it was ${lr}).`);
-  const more = Math.max(TUNED_EPOCHS, 2 * (epochs ?? 0));
-  advice.push(`Train longer: \`--epochs ${more}\`${epochs === undefined ? "" : ` (it was ${epochs})`}.`);
-  return advice;
-}
-
-function againstCollapse({ settings = {} }: DiagnosisInput): string[] {
-  const { lr, epochs } = settings;
-  const advice: string[] = [];
-  if (lr === undefined) advice.push("Lower the rate: `--lr 2e-4`.");
-  else
-    advice.push(
-      `Lower the rate: \`--lr ${Number((lr > TUNED_LR ? Math.min(TUNED_LR, lr / 10) : lr / 4).toPrecision(2))}\` (it was ${lr}).`,
-    );
-  if (epochs !== undefined && epochs > 3)
-    advice.push(`Train shorter: \`--epochs ${Math.ceil(epochs / 2)}\` (it was ${epochs}).`);
-  advice.push("Repeat rows less, and keep `--clip 1` and a little warm-up: `--warmup 0.1`.");
-  return advice;
 }

@@ -23,9 +23,9 @@ export interface StepResult {
 
 /**
  * Why a run ended before its last step: the validation loss did not improve any more (`early-stop`), every sample was
- * answered (`learned`), or `onStep` said so (`asked`).
+ * answered (`learned`), `onStep` said so (`asked`), or gave it up (`hopeless`).
  */
-export const STOP_REASONS = ["early-stop", "learned", "asked"] as const;
+export const STOP_REASONS = ["early-stop", "learned", "asked", "hopeless"] as const;
 export type StopReason = (typeof STOP_REASONS)[number];
 
 /** The evaluation with the lowest validation loss. */

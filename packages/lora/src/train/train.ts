@@ -36,7 +36,7 @@ export interface TrainRun {
   validation?: readonly TrainingSequence[];
   /** Asked at the same steps: has the model learned what it is to learn? Then the run ends. */
   isLearned?: () => boolean | Promise<boolean>;
-  /** Called after every step (of those before a resumption: only of one whose evaluation was cut short); "stop" ends the run after it. */
+  /** Called after every step (of those before a resumption: only of one whose evaluation was cut short); "stop" ends the run after it, "give-up" does too. */
   onStep?: (result: StepResult, total: number) => StepAnswer | Promise<StepAnswer>;
   /** Takes the run's state, to go on from it in another process. */
   keeper?: StateKeeper;
@@ -46,7 +46,7 @@ export interface TrainRun {
 
 /** What `onStep` may answer. */
 // biome-ignore lint/suspicious/noConfusingVoidType: a callback may return nothing.
-export type StepAnswer = "stop" | undefined | void;
+export type StepAnswer = "stop" | "give-up" | undefined | void;
 
 /** Optimiser steps of a run: a step takes batch × gradAccum sequences, an epoch's last one what is left. */
 export function totalSteps(sequences: number, options: TrainOptions = {}): number {
@@ -203,7 +203,9 @@ async function finishStep(
     }
     if (await isLearned?.()) state.stopped ??= "learned";
   }
-  if ((await onStep?.(result, total)) === "stop") state.stopped ??= "asked";
+  const answer = await onStep?.(result, total);
+  if (answer === "stop") state.stopped ??= "asked";
+  if (answer === "give-up") state.stopped = "hopeless";
   state.pending = false;
   await keeper?.keep(state, total, "step");
 }
