@@ -5,6 +5,13 @@ export { QueueError, shownUrl } from "./queue/connection.ts";
 export { packFolder, unpackFolder } from "./queue/packed.ts";
 export { JobQueue, type QueueAnswer } from "./queue/queue.ts";
 export { type WorkOptions, workOn } from "./queue/worker.ts";
+export {
+  REPORT_FILE,
+  renderSearch,
+  type SearchReport,
+  type SettledResult,
+  writeSearchReport,
+} from "./report/report.ts";
 export { bestOf, compareResults, finalResults, isUsable, resultSchema, type TrialResult } from "./result.ts";
 export { type Budget, type Search, search, type TrialJob } from "./search.ts";
 export {

@@ -30,7 +30,7 @@ export const resultSchema = z.object({
 export type TrialResult = z.output<typeof resultSchema>;
 
 /** A training that broke the model. */
-const BROKEN: ReadonlySet<string> = new Set(["collapse", "collapsed", "diverged", "nan"]);
+const BROKEN: ReadonlySet<string> = new Set(["collapse", "divergence"]);
 
 /** May the adapter be kept: did the training neither fail nor break the model? */
 export function isUsable({ status, verdict = "" }: Pick<TrialResult, "status" | "verdict">): boolean {

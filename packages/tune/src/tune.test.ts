@@ -5,6 +5,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { effects } from "./effects.ts";
 import { nextJob, rungs } from "./halving.ts";
+import { renderSearch } from "./report/report.ts";
 import { bestOf, compareResults, finalResults, type TrialResult } from "./result.ts";
 import { type Search, search, type TrialJob } from "./search.ts";
 import { DEFAULT_SPACE, DIMENSIONS, drawsOf, type Settings, type Space, spaceSchema } from "./space.ts";
@@ -272,4 +273,14 @@ test("a state is read as it was written; a broken or newer one is refused", asyn
   } finally {
     await rm(folder, { recursive: true });
   }
+});
+
+test("the page holds the search and loads nothing", () => {
+  const settings = drawsOf(SPACE, 0)(0)!;
+  const one = { ...result({ loss: 1, error: "</script><b>" }), settings };
+  const html = renderSearch({ best: one, adapter: "model/x", trials: [one], results: [one], trainings: 1, seconds: 2 });
+  expect(html).toContain("default-src 'none'");
+  expect(html).not.toContain("</script><b>");
+  expect(html).toContain("uPlot");
+  expect(html.match(/(?:src|href)="(?!data:)/g)).toBeNull();
 });

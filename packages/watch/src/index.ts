@@ -24,6 +24,7 @@ export {
   settledEvents,
 } from "./history.ts";
 export { JsonlLog, LOG_FILE } from "./jsonl.ts";
+export { selfContainedPage } from "./page/html.ts";
 export { LivePage, type LivePageOptions, type PageAction } from "./page/live-page.ts";
 export { makeRunFolder, RunRecorder, type RunStart, type StepMeasures } from "./recorder.ts";
 export { REPORT_FILE, renderReport, writeReport } from "./report.ts";

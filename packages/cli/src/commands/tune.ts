@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { CONFIG_FILE } from "@tslm/lora";
 import {
   bestOf,
@@ -10,6 +10,7 @@ import {
   type SearchState,
   search,
   type TrialResult,
+  writeSearchReport,
   writeState,
 } from "@tslm/tune";
 import { CommandError } from "../errors.ts";
@@ -103,8 +104,13 @@ export function tune(context: Context) {
     await writeState(home, state);
     const best = bestOf(state.results);
     const told = { state, keyTexts, out, home, draws };
-    if (options.json) terminal.json(searchJson(told));
-    else await tellSearch(context, told);
+    const summary = searchJson(told);
+    const report = await writeSearchReport(home, summary).catch((error: Error) => {
+      terminal.warn(`no page was written: ${error.message}`);
+      return undefined;
+    });
+    if (options.json) terminal.json({ ...summary, ...(report && { report: resolve(report) }) });
+    else tellSearch(context, told, report);
     if (best === undefined) {
       throw new CommandError(
         `no training came to an adapter that can be kept, so ${out} is as it was; try lower rates, such as --lr 1e-5..1e-3, in a new search`,

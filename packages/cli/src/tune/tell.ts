@@ -1,4 +1,13 @@
-import { type Effect, effects, finalResults, type SearchState, type Settings, type TrialResult } from "@tslm/tune";
+import {
+  bestOf,
+  type Effect,
+  effects,
+  finalResults,
+  type SearchState,
+  type Settings,
+  type SettledResult,
+  type TrialResult,
+} from "@tslm/tune";
 import { duration } from "../progress.ts";
 import type { Context } from "../run.ts";
 import { columns, table } from "../table.ts";
@@ -82,8 +91,8 @@ function trainingCommand({ state, keyTexts, draws, out }: ToldSearch, { trial, e
   return `bun run train ${words.join(" ")} --out ${shellWord(out)}`;
 }
 
-/** Tells people what was tried, what helped, and what is best. */
-export async function tellSearch({ terminal }: Context, told: ToldSearch): Promise<void> {
+/** Tells people what was tried, what helped, and what is best. @param report the page's path */
+export function tellSearch({ terminal }: Context, told: ToldSearch, report: string | undefined): void {
   const { state, draws, out } = told;
   if (state.results.length === 0) return;
   terminal.print(trialsTable(told));
@@ -92,8 +101,9 @@ export async function tellSearch({ terminal }: Context, told: ToldSearch): Promi
     terminal.print("\nWhat each setting did, after the first round:");
     terminal.print(effectsTable(found));
   }
-  const [best] = finalResults(state.results);
-  if (best.status === "failed") return;
+  if (report !== undefined) terminal.say(`The same with plots:  ${shellWord(report)}`);
+  const best = bestOf(state.results);
+  if (best === undefined) return;
   const { green, yellow } = terminal.colors;
   if (best.samples.length > 0) {
     const samples = best.samples.map(({ question, before, after }) => [question, before, after]);
@@ -111,15 +121,15 @@ export async function tellSearch({ terminal }: Context, told: ToldSearch): Promi
   }
 }
 
-/** The result for programs. */
+/** The result for programs and for the page. */
 export function searchJson(told: ToldSearch) {
   const { state, draws, out } = told;
-  const trials = finalResults(state.results).map((result) => ({ ...result, settings: draws(result.trial)! }));
-  const [best] = trials;
-  const isKept = best !== undefined && best.status === "done";
+  const settled = (result: TrialResult): SettledResult => ({ ...result, settings: draws(result.trial)! });
+  const best = bestOf(state.results);
   return {
-    ...(isKept && { best, adapter: out, command: trainingCommand(told, best) }),
-    trials,
+    ...(best && { best: settled(best), adapter: out, command: trainingCommand(told, best) }),
+    trials: finalResults(state.results).map(settled),
+    results: state.results.map(settled),
     trainings: state.results.length,
     seconds: state.seconds,
     effects: effects(state.space, state.results, (trial) => draws(trial)!),
