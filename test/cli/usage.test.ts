@@ -4,7 +4,7 @@ import { command, type Ended } from "../support/process.ts";
 // Each test starts processes, on machines that may be slow and busy.
 setDefaultTimeout(120_000);
 
-const COMMANDS = ["data", "download", "train", "runs", "ask", "eval", "export", "serve"];
+const COMMANDS = ["data", "download", "train", "runs", "ask", "eval", "export", "serve", "tune", "worker"];
 
 describe("--help", () => {
   test.each(COMMANDS)("%s: what it does, options with defaults, examples; status 0, on stdout", async (name) => {
@@ -96,6 +96,18 @@ describe("wrong usage: status 2, the option or argument named, nothing on stdout
     ["train", ["--precision", "f16"], "'--precision <type>' argument 'f16' is invalid"],
     ["train", ["--seed", "-1"], "'--seed <n>'"],
     ["train", ["--model", " "], "'--model <name|dir>'"],
+    ["tune", ["--rank", "0"], "'--rank <numbers>' argument '0' is invalid. It must be whole numbers from 1 to 4096"],
+    ["tune", ["--epochs", "1,2,3"], "It must be the fewest and the most epochs of a trial"],
+    [
+      "tune",
+      ["--budget", "10"],
+      "'--budget <time>' argument '10' is invalid. It must be a time such as 90s, 10m or 2h.",
+    ],
+    ["tune", ["--budget", "0s"], "'--budget <time>'"],
+    ["tune", ["--loss", "answer"], "Allowed choices are full, completion"],
+    ["tune", ["--recipe", "tuned"], "unknown option '--recipe'"],
+    ["worker", [], "required option '--queue <url>' not specified"],
+    ["worker", ["--queue", "x", "--lock-seconds", "1"], "'--lock-seconds <n>'"],
     ["ask", [], "missing required argument 'question'"],
     ["ask", [" "], "argument 'question'"],
     ["ask", ["x", "--temperature", "-1"], "'--temperature <t>'"],

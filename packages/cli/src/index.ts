@@ -6,6 +6,8 @@ export { exportModel } from "./commands/export.ts";
 export { runs } from "./commands/runs.ts";
 export { serve } from "./commands/serve.ts";
 export { train } from "./commands/train.ts";
+export { tune } from "./commands/tune.ts";
+export { worker } from "./commands/worker.ts";
 export { CommandError, UsageError } from "./errors.ts";
 export { locateModel, openDevice } from "./model.ts";
 export { checked, type ModelOptions, modelCommand } from "./options.ts";
