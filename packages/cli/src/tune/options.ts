@@ -15,7 +15,7 @@ import type { Fixed } from "./trial.ts";
 const NOT_FIXED: readonly string[] = [
   ...OF_THE_CALL.filter((name) => name !== "config"),
   ...["recipe", "rank", "alpha", "lr", "epochs", "out", "runs", "threads", "initAdapter"],
-  ...["saveEvery", "sampleEvery", "ui", "uiPort"],
+  ...["saveEvery", "sampleEvery", "ui", "uiPort", "fix"],
 ];
 
 /** `10m`, `90s`, `1.5h`, in seconds. */

@@ -12,7 +12,20 @@ export const FILE_FLAGS = ["--data", "--validation", "--config"] as const;
 
 /** Options that no job may set: they name places on the worker's machine, or are the worker's own. */
 const REFUSED: readonly string[] = [
-  ...["--out", "--runs", "--threads", "--init", "--init-adapter", "--resume", "--ui", "--ui-port", "--json", "--debug"],
+  ...[
+    "--out",
+    "--runs",
+    "--threads",
+    "--init",
+    "--init-adapter",
+    "--resume",
+    "--ui",
+    "--ui-port",
+    "--json",
+    "--debug",
+    "--fix",
+    "--estimate",
+  ],
   ...FILE_FLAGS,
 ];
 

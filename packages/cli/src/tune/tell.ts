@@ -26,8 +26,8 @@ export interface ToldSearch {
 const percent = (share: number | undefined): string => (share === undefined ? "–" : `${Math.round(100 * share)}%`);
 const number = (x: number | undefined): string => (x === undefined ? "–" : x.toFixed(3));
 
-function outcome({ status, verdict, error }: TrialResult): string {
-  return status === "failed" ? (/diverged/.test(error ?? "") ? "diverged" : "unchanged") : (verdict ?? "done");
+function outcome({ status, verdict }: TrialResult): string {
+  return verdict ?? status;
 }
 
 /** A line when a training has ended. */

@@ -58,10 +58,12 @@ const trainedSchema = z.object({
   samples: z.array(z.object({ before: z.string(), after: z.string() })),
   diagnosis: z.object({ verdict: z.string() }),
 });
-const failedSchema = z.object({ error: z.object({ name: z.string(), message: z.string() }) });
-
-/** Errors of a training that its settings are to blame for: the trial has failed, the search goes on. */
-const OF_THE_SETTINGS: ReadonlySet<string> = new Set(["DivergenceError", "UnchangedError"]);
+/** `isOfSettings`: the settings are to blame, so the trial has failed and the search goes on. */
+const failedSchema = z.object({
+  error: z.object({ name: z.string(), message: z.string(), isOfSettings: z.boolean() }),
+});
+/** Before its error a training tells what it means. */
+const diagnosedSchema = z.object({ diagnosis: z.object({ verdict: z.string() }) });
 
 /** So long a process that was asked to stop may take to save a checkpoint. */
 const GRACE_MS = 20_000;
@@ -82,8 +84,9 @@ export async function runTrial(call: TrialCall, signal: AbortSignal): Promise<Tr
   }
   const { trial, rung, epochs } = call.job;
   const common = { trial, rung, epochs, seconds: (performance.now() - started) / 1000 };
-  if (ended.error && OF_THE_SETTINGS.has(ended.error.name)) {
-    return { ...common, status: "failed", error: ended.error.message, steps: 0, samples: [] };
+  if (ended.error?.isOfSettings) {
+    const { message, verdict } = ended.error;
+    return { ...common, status: "failed", error: message, verdict, steps: 0, samples: [] };
   }
   if (ended.error) throw new CommandError(`trial ${trial + 1}: ${ended.error.message}`);
   const { steps, best, peak_rss_bytes, rss_file_bytes, run, diagnosis } = ended.result;
@@ -141,7 +144,7 @@ async function argumentsOf({ fixed, keyTexts, job, folder, runs, threads }: Tria
 
 type Ended =
   | { readonly result: z.output<typeof trainedSchema>; readonly error?: undefined }
-  | { readonly error: { readonly name: string; readonly message: string } };
+  | { readonly error: { name: string; message: string; isOfSettings: boolean; verdict?: string } };
 
 async function trainingProcess(argv: readonly string[], signal: AbortSignal): Promise<Ended> {
   const script = fileURLToPath(new URL("./trial-process.ts", import.meta.url));
@@ -165,25 +168,29 @@ async function trainingProcess(argv: readonly string[], signal: AbortSignal): Pr
 }
 
 function read(stdout: string, stderr: string, { signalCode }: Bun.Subprocess): Ended {
-  const json = ((): unknown => {
-    try {
-      return JSON.parse(stdout.trim().split("\n").at(-1) ?? "");
-    } catch {
-      return undefined;
-    }
-  })();
+  const [json, before] = stdout.trim().split("\n").reverse().map(parsed);
   const result = trainedSchema.safeParse(json);
   if (result.success) return { result: result.data };
   const failed = failedSchema.safeParse(json);
   const told = stderr.split("\n").findLast((line) => line.startsWith("error: "));
   if (failed.success) {
-    const { name, message } = failed.data.error;
+    const { error } = failed.data;
+    const verdict = diagnosedSchema.safeParse(before).data?.diagnosis.verdict;
     // Commander has told its own.
-    return { error: { name, message: told?.slice("error: ".length) ?? message } };
+    return { error: { ...error, message: told?.slice("error: ".length) ?? error.message, verdict } };
   }
   const how =
     signalCode === "SIGKILL"
       ? "its process was killed, perhaps because memory ran out: try fewer at once, --parallel 1"
       : `its process ended without a result: ${told ?? stderr.trim().split("\n").at(-1)}`;
-  return { error: { name: "Error", message: how } };
+  return { error: { name: "Error", message: how, isOfSettings: false } };
+}
+
+/** A line's value; undefined for one that is no JSON. */
+function parsed(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return undefined;
+  }
 }
