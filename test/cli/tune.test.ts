@@ -197,13 +197,25 @@ describe.skipIf(REDIS_SERVER === undefined)(`tune over a queue${why}`, () => {
     const workers = [await worker(), await worker()];
     const running = start("tune", [...search("queue"), "--queue", redis.url]);
     let kills = 0;
+    const deaths = new Map<string, number>();
     const ended = running.ended();
     while (kills < WORKER_KILLS && running.process.exitCode === null) {
       // Whoever has one under way, somewhere in it.
       const busy = workers.find((one) => (one.stderr().match(/: rank/g)?.length ?? 0) > trained([one]));
+      const trial =
+        busy
+          ?.stderr()
+          .match(/Trial \d+: rank.*/g)
+          ?.at(-1) ?? "";
+      // One that ten have died with is given up.
+      if ((deaths.get(trial) ?? 0) >= 6) {
+        await Bun.sleep(10);
+        continue;
+      }
       if (busy) await Bun.sleep((kills * 173) % 500);
       if (busy && (busy.stderr().match(/: rank/g)?.length ?? 0) > trained([busy])) {
         await kill(busy);
+        deaths.set(trial, (deaths.get(trial) ?? 0) + 1);
         workers.splice(workers.indexOf(busy), 1, await worker());
         kills++;
       }

@@ -135,7 +135,7 @@ export class JobQueue {
         if (!key || bytes) return { result, archive: bytes };
         await this.forget(id);
       } else if (await job.isFailed()) {
-        throw new QueueError((await this.#find(id))?.failedReason ?? "failed");
+        throw new QueueError(explainFailure((await this.#find(id))?.failedReason));
       }
       await Bun.sleep(LOOK_MS);
     }
@@ -149,4 +149,10 @@ export class JobQueue {
     const job = await this.#find(id).catch(() => undefined);
     if (job && (await job.isWaiting().catch(() => false))) await this.forget(id).catch(() => {});
   }
+}
+
+/** BullMQ's own reason in words for people; a worker's is a sentence already. */
+function explainFailure(reason = "a worker gave it up without a reason"): string {
+  if (!/stalled more than/.test(reason)) return reason;
+  return "too many workers ended in the middle of one trial, perhaps because it needs more memory than they have; start one with more, or choose lower ranks";
 }
