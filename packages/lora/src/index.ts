@@ -98,7 +98,7 @@ export {
   leftCheckpoint,
   type RunSettings,
 } from "./train/checkpoint.ts";
-export { estimateSeconds, mappedBytes, type PlannedRun, trainingBytes } from "./train/estimate.ts";
+export { estimateSeconds, mappedBytes, type PlannedRun, plannedSteps, trainingBytes } from "./train/estimate.ts";
 export { dataFingerprint, modelFingerprint } from "./train/fingerprint.ts";
 export { availableMemory } from "./train/memory.ts";
 export { checkTrainOptions, TRAIN_DEFAULTS, type TrainOptions } from "./train/options.ts";

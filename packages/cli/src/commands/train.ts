@@ -9,6 +9,7 @@ import {
   diagnoseError,
   diagnoseLive,
   modelFingerprint,
+  plannedSteps,
   readAdapterConfig,
   train as runTraining,
   saveAdapter,
@@ -190,7 +191,7 @@ async function fineTune(
     const lora = await makeAdapter(context, open.qwen, options);
     const planned = { model, lora, sequences, options: settings, signal, validation: heldOut };
     const run = { ...planned, availableMemory: memoryToUse(options) };
-    const estimate = await estimateRun(context, run, options);
+    const estimate = await estimateRun(context, { ...run, steps: await plannedSteps(run) }, options);
     if (options.estimate) {
       if (options.json) terminal.json({ estimate });
       return undefined;

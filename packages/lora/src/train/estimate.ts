@@ -12,14 +12,34 @@ import { nextTurn } from "./turn.ts";
 export type PlannedRun = Pick<TrainRun, "model" | "lora" | "sequences" | "validation" | "options" | "signal"> & {
   /** Bytes that the run may use. */
   availableMemory: number;
+  /** The sequences of each step, for some epochs: {@link plannedSteps}. */
+  steps: readonly (readonly TrainingSequence[])[];
 };
+
+/** Epochs by whose order the largest pass is found: others have other neighbours. */
+const EPOCHS_LOOKED_AT = 4;
+
+/** The steps of a run's first epochs, in the order in which they will come. */
+export async function plannedSteps({
+  sequences,
+  options,
+}: Pick<TrainRun, "sequences" | "options">): Promise<TrainingSequence[][]> {
+  const { epochs, seed, shuffle, batch, gradAccum } = checkTrainOptions(options);
+  const perStep = batch * gradAccum;
+  const steps: TrainingSequence[][] = [];
+  for (let epoch = 1; epoch <= Math.min(epochs, EPOCHS_LOOKED_AT); epoch++) {
+    const order = await epochOrder(sequences.length, epoch, seed, shuffle);
+    for (let i = 0; i < order.length; i += perStep) steps.push(order.slice(i, i + perStep).map((at) => sequences[at]));
+  }
+  return steps;
+}
 
 /** f32 numbers that training holds of each number that it changes: gradient, both moments. */
 const STATE = 3;
 /** And bytes of each while a checkpoint is made of it: the weight and both moments. */
 const SAVED_BYTES = 12;
-/** Rows of the two passes by which the time is measured. */
-const CALIBRATION_ROWS = [256, 64] as const;
+/** Rows of the two passes by which the time is measured, and of one before them. */
+const CALIBRATION_ROWS = [512, 64, 16] as const;
 
 /**
  * Bytes of memory that training takes beside what the process holds before: what a pass keeps, and the optimiser's
@@ -34,12 +54,15 @@ export function trainingBytes(
   const { model, lora, availableMemory } = run;
   const settings = checkTrainOptions(run.options);
   const { maxLength = Number.POSITIVE_INFINITY, tokensPerPass = settings.tokensPerPass } = limits;
-  const all = [...run.sequences, ...(run.validation ?? [])].map(({ tokens, targets }) => ({
-    tokens: tokens.slice(0, maxLength),
-    targets: targets.slice(0, maxLength),
-  }));
-  const rows = largestPass(all, settings.batch * settings.gradAccum, tokensPerPass);
-  const recomputed = model.recompute === true || needsRecompute(model, rows, availableMemory);
+  const cut = (of: readonly TrainingSequence[]): TrainingSequence[] =>
+    of
+      .map(({ tokens, targets }) => ({ tokens: tokens.slice(0, maxLength), targets: targets.slice(0, maxLength) }))
+      .filter((sequence) => passSize([sequence]).predicted > 0);
+  const passes = run.steps.flatMap((step) => packPasses(cut(step), tokensPerPass));
+  const rows = passes.reduce((most, pass) => Math.max(most, pass.tokens.length), 1);
+  const perStep = settings.batch * settings.gradAccum;
+  const possible = largestPass(cut([...run.sequences, ...(run.validation ?? [])]), perStep, tokensPerPass);
+  const recomputed = model.recompute === true || needsRecompute(model, possible, availableMemory);
   const trained = lora.parameters().reduce((sum, { size }) => sum + size, 0);
   const state = (4 * (STATE + (run.validation ? 1 : 0)) + (limits.isSaved ? SAVED_BYTES : 0)) * trained;
   return { bytes: (model.activationBytes?.(rows, recomputed) ?? 0) + state, recomputed };
@@ -60,12 +83,8 @@ export function mappedBytes(): number {
 export async function estimateSeconds(run: PlannedRun, recomputed: boolean): Promise<number> {
   const { model, lora, sequences, validation = [] } = run;
   const settings = checkTrainOptions(run.options);
-  const order = await epochOrder(sequences.length, 1, settings.seed, settings.shuffle);
-  const ordered = order.map((i) => sequences[i]);
-  const perStep = settings.batch * settings.gradAccum;
-  const steps = Array.from({ length: Math.ceil(ordered.length / perStep) }, (_, i) =>
-    ordered.slice(i * perStep, (i + 1) * perStep),
-  );
+  const perEpoch = Math.ceil(sequences.length / (settings.batch * settings.gradAccum));
+  const steps = run.steps.slice(0, perEpoch);
   const total = settings.epochs * steps.length;
   const evaluations = Array.from({ length: total }, (_, i) => isEvaluated(i + 1, steps.length, settings.evalEvery));
   const epoch = addUp(steps.map((step) => passCost(run, step, { recomputed, backward: true })));
@@ -76,9 +95,9 @@ export async function estimateSeconds(run: PlannedRun, recomputed: boolean): Pro
   if (recomputed) model.recompute = true;
   Object.assign(lora.dropout, { training: true, step: 1 });
   try {
-    const rates = await calibrate(run, ordered, recomputed);
+    const rates = await calibrate(run, steps.flat(), recomputed);
     const secondsOf = ({ passes, flops }: PassCost): number => passes * rates.perPass + flops * rates.perFlop;
-    return settings.epochs * secondsOf(epoch) + times * secondsOf(evaluation);
+    return rates.first + settings.epochs * secondsOf(epoch) + times * secondsOf(evaluation);
   } finally {
     lora.dropout.training = false;
     if (recomputed) model.recompute = before;
@@ -107,22 +126,30 @@ function addUp(costs: readonly PassCost[]): PassCost {
   return costs.reduce((sum, { passes, flops }) => ({ passes: sum.passes + passes, flops: sum.flops + flops }));
 }
 
-/** Seconds of a pass for itself, and of an operation in it. */
-async function calibrate(
-  run: PlannedRun,
-  ordered: readonly TrainingSequence[],
-  recomputed: boolean,
-): Promise<{ perPass: number; perFlop: number }> {
-  const [large, small] = CALIBRATION_ROWS.map((rows) => firstRows(ordered, rows));
+/** Seconds of a pass for itself, of an operation in it, and of what happens once: memory that is touched for the first time. */
+interface Rates {
+  perPass: number;
+  perFlop: number;
+  first: number;
+}
+
+async function calibrate(run: PlannedRun, ordered: readonly TrainingSequence[], recomputed: boolean): Promise<Rates> {
+  const { model, options } = run;
+  const { tokensPerPass } = checkTrainOptions(options);
+  const largest = Math.max(...run.steps.flatMap((step) => packPasses(step, tokensPerPass).map((p) => p.tokens.length)));
+  const [large, small, tiny] = CALIBRATION_ROWS.map((rows) => firstRows(ordered, Math.min(rows, largest)));
   const cost = (of: readonly TrainingSequence[]): number => passCost(run, of, { recomputed, backward: true }).flops;
-  // Once for nothing: kernels are made, memory is taken, weights are read from the disk.
-  await timePass(run, large);
+  // Once for nothing: kernels are made, weights are read from the disk.
+  await timePass(run, tiny);
+  const untouched = await timePass(run, large);
   const long = await timePass(run, large);
-  if (cost(large) < 1.5 * cost(small)) return { perPass: 0, perFlop: long / cost(large) };
+  const growth = Math.max(0, largest / passSize(large).rows - 1);
+  const first = model.activationBytes ? growth * Math.max(0, untouched - long) : 0;
+  if (cost(large) < 1.5 * cost(small)) return { perPass: 0, perFlop: long / cost(large), first };
   const short = await timePass(run, small);
   const perFlop = (long - short) / (cost(large) - cost(small));
   const perPass = short - perFlop * cost(small);
-  return perFlop > 0 && perPass > 0 ? { perPass, perFlop } : { perPass: 0, perFlop: long / cost(large) };
+  return perFlop > 0 && perPass > 0 ? { perPass, perFlop, first } : { perPass: 0, perFlop: long / cost(large), first };
 }
 
 /** The first sequences that have so many rows together, the last of them cut. */

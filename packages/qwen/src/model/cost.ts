@@ -1,6 +1,9 @@
 import type { ModelConfig } from "../config.ts";
 import type { DecoderLayer } from "./layers.ts";
 
+/** Attention's operations take so much longer than those of matrix products. */
+const ATTENTION = 2;
+
 /** How much there is to compute in a training pass. */
 export interface PassSize {
   rows: number;
@@ -17,7 +20,8 @@ function productsOf(config: ModelConfig): number {
 }
 
 /**
- * Floating-point operations of a pass, about: those of matrix products and attention, forward alone, or backward too.
+ * Floating-point operations of a pass, about: those of matrix products and attention (at the speed of the products),
+ * forward alone, or backward too.
  * Backward goes down to the lowest layer that trains, and computes no gradients of frozen weights.
  */
 export function passFlops(
@@ -33,7 +37,7 @@ export function passFlops(
   const layer = (one: DecoderLayer, depth: number): number => {
     const adapter = one.trainableParameters().reduce((sum, { size }) => sum + size, 0);
     // Scores and weighted values, each below the diagonal alone; on the way back five such products.
-    const attention = 2 * squares * numAttentionHeads * headDim;
+    const attention = ATTENTION * 2 * squares * numAttentionHeads * headDim;
     const forward = 2 * rows * (products + adapter) + attention;
     if (!backward || lowest < 0 || depth < lowest) return forward;
     return forward * (recompute ? 2 : 1) + 2 * rows * (products + 2 * adapter) + 2.5 * attention;
