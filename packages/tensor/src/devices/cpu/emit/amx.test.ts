@@ -43,6 +43,8 @@ function products(machine: Machine): (() => void)[] {
     checks.push(rowsAlone(machine, element, workspace));
     for (const form of ["nt", "nn"] as const) checks.push(specialNumbers(machine, element, form, workspace));
   }
+  checks.push(rowsAlone(machine, "bf16", workspace, true));
+  for (const form of ["nt", "nn"] as const) checks.push(specialNumbers(machine, "bf16", form, workspace, true));
   const [x, out] = [machine.allocate(1024), machine.allocate(2 * TILE_SUMS_BYTES)];
   x.u16.fill(0x3f80); // 1
   machine.compile(multiplyTilesKernel)({ rounds: 3, x: x.address, out: out.address }, 0, 2);

@@ -4,6 +4,7 @@ import { ModelledMachine } from "../emit/modelled-machine.ts";
 import { AMX } from "../lang/target.ts";
 import { fitsTiles, planTiles } from "./gemm-tiles.ts";
 import { multiplyOnTiles, rowsAlone, specialNumbers, tileProducts } from "./tile-products.ts";
+import { planWeightTiles } from "./weight-tiles.ts";
 
 test("sizes around the edges", () => {
   const machine = new ModelledMachine(AMX);
@@ -33,6 +34,41 @@ test.each([
   },
   60_000,
 );
+
+test("whole blocks of weights: a row depends on itself alone", () => {
+  const machine = new ModelledMachine(AMX);
+  rowsAlone(machine, "bf16", undefined, true)();
+}, 60_000);
+
+test.each(["nt", "nn"] as const)(
+  "whole blocks of weights: NaN and infinity stay in their rows and columns, %s",
+  (form) => {
+    specialNumbers(new ModelledMachine(AMX), "bf16", form, undefined, true)();
+  },
+  60_000,
+);
+
+test("items of whole blocks cover C once, and fit what waits for more inner elements", () => {
+  for (const form of ["nt", "nn"] as const) {
+    for (const [m, n, k, threads] of [
+      [1, 32, 32, 16],
+      [218, 4864, 896, 2],
+      [1022, 896, 4864, 2],
+      [4096, 128, 2048, 3],
+      [545, 151_936, 896, 16],
+    ] as const) {
+      const { groups, items, table } = planWeightTiles(form, { m, n, k }, 2, threads);
+      const seen = new Uint8Array(groups * (n / 32));
+      for (let item = 0; item < items; item++) {
+        const [firstBlock, lastBlock, firstGroup, lastGroup] = table.subarray(4 * item);
+        if (k > 1024) expect((lastBlock - firstBlock) * (lastGroup - firstGroup)).toBeLessThanOrEqual(128);
+        for (let block = firstBlock; block < lastBlock; block++)
+          for (let group = firstGroup; group < lastGroup; group++) seen[block * groups + group]++;
+      }
+      expect(seen.every((count) => count === 1)).toBe(true);
+    }
+  }
+});
 
 test("blocks cover C once, and are as many as give every thread the same", () => {
   for (const [m, n, threads] of [

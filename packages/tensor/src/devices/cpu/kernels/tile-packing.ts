@@ -42,6 +42,35 @@ function splitPairs(k: Builder, even: VF, odd: VF, count: number): VI[] {
   return split(k, even, count).map((low, part) => low.or(high[part].shl(16)));
 }
 
+export interface RowsOfA {
+  readonly a: Pointer;
+  readonly lda: Index;
+  /** The first row, and how many there are: rows beyond stay as they were, what they give is never looked at. */
+  readonly row: Index;
+  readonly rows: Index;
+  /** The inner element, and how many are left from there on. */
+  readonly p: Index;
+  readonly left: Index;
+  readonly to: Pointer;
+  readonly parts: number;
+}
+
+/** A step of a group of rows of A into `[part][row][32]`; inner elements beyond the last are 0. */
+export function packTileRows(k: Builder, { a, lda, row, rows, p, left, to, parts }: RowsOfA): void {
+  k.loop({ to: rows }, (r) => {
+    const from = a.at(row.add(r).mul(lda).add(p)).fixed();
+    const place = to.atByte(r.mul(STEP * 2)).fixed();
+    for (const first of [0, k.lanes]) {
+      split(k, from.at(first).load(left.sub(first)), parts).forEach((part, i) => {
+        place
+          .atByte(i * PAIR_BYTES)
+          .at(first)
+          .store(part);
+      });
+    }
+  });
+}
+
 function packKernel(parts: number) {
   return defineKernel(
     `pack_tiles_a_${parts}`,
@@ -52,20 +81,8 @@ function packKernel(parts: number) {
       k.loop({ from: k.begin, to: k.end }, (group) => {
         const to = k.variable(args.packed.atByte(group.mul(bytes)));
         k.loop({ to: args.k, step: STEP }, (p) => {
-          const left = args.k.sub(p);
-          // Rows past the end stay as they are: what they give is never looked at.
-          k.loop({ to: args.m.sub(group.mul(SIDE)).min(SIDE) }, (r) => {
-            const from = args.a.at(group.mul(SIDE).add(r).mul(args.lda).add(p)).fixed();
-            const place = to.atByte(r.mul(STEP * 2)).fixed();
-            for (const first of [0, k.lanes]) {
-              split(k, from.at(first).load(left.sub(first)), parts).forEach((part, i) => {
-                place
-                  .atByte(i * PAIR_BYTES)
-                  .at(first)
-                  .store(part);
-              });
-            }
-          });
+          const [row, left] = [group.mul(SIDE), args.k.sub(p)];
+          packTileRows(k, { a: args.a, lda: args.lda, row, rows: args.m.sub(row).min(SIDE), p, left, to, parts });
           to.advanceBytes(stride);
         });
       });
@@ -201,14 +218,17 @@ export function copyFinite(k: Builder, from: Pointer, stride: Index, steps: Inde
   const [source, place] = [k.variable(from.as("i32")), k.variable(to.as("i32"))];
   k.repeat(steps, () => {
     k.loop({ to: PAIR_BYTES, step: 4 * k.lanes }, (at) => {
-      const word = source.atByte(at).loadInt();
-      const lowGone = word.and(-0x10000).float();
-      const low = word.and(0x7f80).compare("eq", 0x7f80).select(lowGone, word.float()).bits();
-      const highGone = low.and(0xffff).float();
-      const both = low.and(0x7f800000).compare("eq", 0x7f800000).select(highGone, low.float()).bits();
-      place.atByte(at).store(both);
+      place.atByte(at).store(finitePairs(source.atByte(at).loadInt()));
     });
     source.advanceBytes(stride);
     place.advanceBytes(PAIR_BYTES);
   });
+}
+
+/** Pairs of bf16 numbers with 0 in place of what is not finite. */
+export function finitePairs(word: VI): VI {
+  const lowGone = word.and(-0x10000).float();
+  const low = word.and(0x7f80).compare("eq", 0x7f80).select(lowGone, word.float()).bits();
+  const highGone = low.and(0xffff).float();
+  return low.and(0x7f800000).compare("eq", 0x7f800000).select(highGone, low.float()).bits();
 }

@@ -1,5 +1,6 @@
 /** Products on tiles for tests: the calls, and what plain loops make of the same operands. */
 import { expect } from "bun:test";
+import type { Kernel } from "../lang/kernel.ts";
 import {
   gemmTiles,
   packTilesA,
@@ -9,6 +10,7 @@ import {
   type TilesElement,
 } from "./gemm-tiles.ts";
 import { fill, fromBf16, type Machine, type Memory, toBf16 } from "./testing.ts";
+import { packForWeights, planWeightTiles, WEIGHT_TILES_WORKSPACE_BYTES, weightTiles } from "./weight-tiles.ts";
 
 export interface TileProduct {
   readonly form: "nn" | "nt";
@@ -19,6 +21,8 @@ export interface TileProduct {
   readonly terms?: Terms;
   readonly alpha?: number;
   readonly add?: "c" | "bias";
+  /** Made by the kernels for whole blocks of weights (`weight-tiles.ts`). */
+  readonly weights?: boolean;
   /** Elements from row to row beyond the row's own. */
   readonly slack?: number;
   /** Threads that the work is cut for; each item is a call of its own where that is said, otherwise one call makes all. */
@@ -41,7 +45,8 @@ function parts(x: number, count: number): number[] {
 const LEFT: { readonly [T in Terms]: number } = { 1: 2 ** -8, 2: 2 ** -16, 3: 2 ** -20 };
 
 /** What products that run one after another may share. */
-export const tileWorkspace = (machine: Machine): Memory => machine.allocate(TILES_WORKSPACE_BYTES);
+export const tileWorkspace = (machine: Machine): Memory =>
+  machine.allocate(Math.max(TILES_WORKSPACE_BYTES, WEIGHT_TILES_WORKSPACE_BYTES));
 
 /** Makes the calls of one product; `check` compares when they were made. */
 export function multiplyOnTiles(
@@ -49,7 +54,7 @@ export function multiplyOnTiles(
   options: TileProduct,
   workspace = tileWorkspace(machine),
 ): { c: Memory; check: () => void } {
-  const { form, m, n, k, element = "bf16", terms = 2, alpha = 1, add, slack = 0, threads = 1 } = options;
+  const { form, m, n, k, element = "bf16", terms = 2, alpha = 1, add, slack = 0, threads = 1, weights } = options;
   const [bRows, bColumns] = form === "nt" ? [n, k] : [k, n];
   const [lda, ldb, ldc] = [k + slack, bColumns + slack, n + slack];
   const a = machine.allocate(4 * ((m - 1) * lda + k));
@@ -66,20 +71,23 @@ export function multiplyOnTiles(
   const bias = machine.allocate(4 * n);
   fill(bias.f32, 4);
   const [zeros, slots] = [machine.allocate(256), machine.allocate(4)];
-  const plan = planTiles({ element, form, m, n, k, terms }, threads);
+  const plan = weights
+    ? planWeightTiles(form, { m, n, k }, terms, threads)
+    : planTiles({ element, form, m, n, k, terms }, threads);
   const table = machine.allocate(plan.table.byteLength);
   table.i32.set(plan.table);
   const packed = machine.allocate(plan.packedBytes);
   // What is not written must not count.
   packed.u8.fill(255);
-  const pack = machine.compile(packTilesA[terms]);
+  const pack = machine.compile(weights ? packForWeights[form][terms] : packTilesA[terms]);
   pack({ a: a.address, packed: packed.address, m, k, lda, groups: plan.groups }, 0, plan.groups);
   const source = add === "c" ? c : add === "bias" ? bias : zeros;
   const kernels = element === "bf16" ? gemmTiles.bf16[terms] : gemmTiles.f32[terms as 1 | 2];
-  const run = machine.compile(kernels[form]);
-  const values = {
+  const run = machine.compile((weights ? weightTiles[form][terms] : kernels[form]) as Kernel);
+  const values: Record<string, number> = {
     ...{ packed: packed.address, b: b.address, c: c.address, source: source.address, alpha, m, n, k },
     ...{ sourceRow: add === "c" ? 4 * ldc : 0, sourceColumn: add ? 1 : 0, groups: plan.groups, ldb, ldc },
+    ...{ w: b.address, ldw: ldb },
     ...{ items: table.address, slots: slots.address, workspace: workspace.address },
   };
   const chunk = options.threads === undefined ? plan.items : 1;
@@ -148,18 +156,37 @@ export function tileProducts(): TileProduct[] {
     cases.push({ element, terms, form: "nn", m: 5, n: 17, k: 33, slack: 1 });
   }
   cases.push({ element: "f32", form: "nt", m: 3, n: 40, k: 36 });
+  for (const form of ["nt", "nn"] as const) {
+    const kind = { element: "bf16", form, weights: true } as const;
+    cases.push(
+      { ...kind, m: 1, n: 32, k: 32 },
+      { ...kind, m: 33, n: 64, k: 64, terms: 1, add: "c", slack: 3 },
+      { ...kind, m: 50, n: 64, k: 96, terms: 3, alpha: -0.5, add: "bias" },
+      // Fewer steps than a block takes to be looked at and stored, and several depths.
+      { ...kind, m: 37, n: 96, k: 384, add: "c", slack: 8, threads: 3 },
+      { ...kind, m: 40, n: 64, k: 1120, add: "bias" },
+      // More groups of rows than one item takes.
+      { ...kind, m: 300, n: 32, k: 32, threads: 2 },
+      { ...kind, m: 545, n: 32, k: 32 },
+    );
+  }
   return cases;
 }
 
 const [M, N, K] = [40, 70, 96];
 
 /** Whole products and parts of them; `check` compares their rows bit by bit. */
-export function rowsAlone(machine: Machine, element: TilesElement, workspace = tileWorkspace(machine)): () => void {
-  const kind = { element, form: "nt", n: N, k: K } as const;
+export function rowsAlone(
+  machine: Machine,
+  element: TilesElement,
+  workspace = tileWorkspace(machine),
+  weights = false,
+): () => void {
+  const kind = { element, form: "nt", n: weights ? 64 : N, k: K, weights } as const;
   const whole = multiplyOnTiles(machine, { ...kind, m: M }, workspace);
   const few = [1, 3, 16, 17].map((m) => [m, multiplyOnTiles(machine, { ...kind, m, threads: 7 }, workspace)] as const);
   return () => {
-    for (const [m, { c }] of few) expect(c.f32).toEqual(whole.c.f32.subarray(0, m * N));
+    for (const [m, { c }] of few) expect(c.f32).toEqual(whole.c.f32.subarray(0, m * kind.n));
   };
 }
 
@@ -169,9 +196,11 @@ export function specialNumbers(
   element: TilesElement,
   form: "nn" | "nt",
   workspace = tileWorkspace(machine),
+  weights = false,
 ): () => void {
-  const kind = { element, form, m: M, n: N, k: K } as const;
-  const place = (j: number, p: number) => (form === "nt" ? j * K + p : p * N + j);
+  const columns = weights ? 96 : N;
+  const kind = { element, form, m: M, n: columns, k: K, weights } as const;
+  const place = (j: number, p: number) => (form === "nt" ? j * K + p : p * columns + j);
   const product = (poison: TileProduct["poison"]) => multiplyOnTiles(machine, { ...kind, poison }, workspace);
   // Exactly bf16, so that what is left of it is 0, and an infinity meets it.
   const plain = (a: Float32Array, b: Float32Array) => {
@@ -189,7 +218,7 @@ export function specialNumbers(
   return () => {
     whole.check();
     poisoned.c.f32.forEach((value, at) => {
-      const [i, j] = [Math.floor(at / N), at % N];
+      const [i, j] = [Math.floor(at / columns), at % columns];
       // Zero times infinity, and the difference of infinities, are NaN.
       if (i === 2 || j === 69 || (j === 3 && i === 0)) expect(value).toBeNaN();
       else if (j === 3 && i !== 35) expect(value).toBe(Number.NEGATIVE_INFINITY);

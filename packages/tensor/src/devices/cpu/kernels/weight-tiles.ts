@@ -1,0 +1,685 @@
+/**
+ * Matrix product with bf16 weights on matrix tiles: `C = alpha·A·W (+ source)`, A f32, W given as [n, k], the way weights
+ * lie (`nt`), or as [k, n] (`nn`), as gradients to inputs need it.
+ *
+ * `nt`: tiles take rows of W straight from memory, so nothing of the weights is copied; the tiles then hold blocks of Cᵀ, which
+ * are transposed on their way into C. `nn`: a panel of 32 columns of W is packed for many rows of A. A is packed once, by
+ * a kernel of its own. A finished block goes into C some rows in every step of the next one: the vector units work beside
+ * the tile unit.
+ *
+ * f32 numbers are taken as sums of bf16 numbers, as in `gemm-tiles.ts`. The sum of an output runs over its row and column
+ * alone, step by step, whatever the number of rows.
+ */
+
+import type { Builder } from "../lang/builder.ts";
+import { type Arguments, defineKernel } from "../lang/kernel.ts";
+import { claimWorkspace, loadRows, transposeBlocks } from "../lang/math.ts";
+import { beginTiles, endTiles, loadTile, multiplyTiles, storeTile, zeroTile } from "../lang/tiles.ts";
+import type { Index, Pointer, VF } from "../lang/values.ts";
+import type { Terms } from "./gemm-tiles.ts";
+import {
+  finitePairs,
+  PAIR_BYTES,
+  packTileRows,
+  packTilesBTransposed,
+  ROWS,
+  SIDE,
+  STEP,
+  stepsOf,
+  TILE_BYTES,
+} from "./tile-packing.ts";
+
+export type WeightForm = "nn" | "nt";
+
+/** How C is cut, so that an item's part of A, with two terms, takes a megabyte of the second-level cache. */
+const CUT = {
+  /** Blocks of few rows and many inner elements: their sums need not wait. */
+  nt: { depth: 1024, groups: 8 },
+  /** Packing W costs, so many rows share it. */
+  nn: { depth: 512, groups: 16 },
+} as const;
+/** Blocks of C in one item whose sums wait for the next inner elements. */
+const ITEM_SUMS = 128;
+/** The tiles' sums of one block of C. */
+const SUMS_BYTES = 4 * TILE_BYTES;
+const SUMS_ROW = SIDE * 4;
+/** A packed panel of W. */
+const PANEL_BYTES = (Math.max(CUT.nn.depth, CUT.nt.depth) / STEP) * PAIR_BYTES;
+/** Of an item in the plan's table: first block of columns of C and the one after the last, the same of groups of rows. */
+const ITEM_WORDS = 4;
+/** Rows of C that are stored at a time, and rows of sums that are looked at. */
+const ROWS_AT_ONCE = 4;
+
+/** What lies in a thread's workspace, and how many bytes it has. */
+const WORKSPACE = {
+  sums: SUMS_BYTES,
+  /** Sums of the block at hand while an earlier one is mended. */
+  saved: SUMS_BYTES,
+  /** A number that tells whether all sums are finite. */
+  flag: 64,
+  /** A step of W without what is not finite. */
+  finite: PAIR_BYTES,
+  /** Where a tile is stored for nobody. */
+  idle: TILE_BYTES,
+  panels: 3 * PANEL_BYTES,
+  partials: ITEM_SUMS * SUMS_BYTES,
+};
+
+/** Bytes of one thread's workspace. */
+export const WEIGHT_TILES_WORKSPACE_BYTES = Object.values(WORKSPACE).reduce((sum, bytes) => sum + bytes);
+
+const halfStep = Math.log2(STEP);
+
+function packKernel(form: WeightForm, parts: Terms) {
+  const { depth } = CUT[form];
+  return defineKernel(
+    `pack_weight_tiles_${form}_${parts}`,
+    { a: "f32*", packed: "u16*", m: "index", k: "index", lda: "index", groups: "index" },
+    (k, args) => {
+      k.loop({ from: k.begin, to: k.end }, (group) => {
+        const row = group.mul(SIDE);
+        const rowEnd = args.m.min(row.add(SIDE));
+        k.loop({ to: args.k, step: depth }, (p) => {
+          const length = args.k.sub(p).min(depth);
+          const before = args.groups.mul(p.sar(halfStep)).add(group.mul(stepsOf(length)));
+          const to = k.variable(args.packed.atByte(before.mul(parts * PAIR_BYTES)));
+          if (form === "nt") {
+            // Aᵀ is the right factor of Cᵀ = W·Aᵀ.
+            const columns = { column: row, columnEnd: rowEnd };
+            packTilesBTransposed(k, { b: args.a, ldb: args.lda, p, length, ...columns, to, parts });
+            return;
+          }
+          k.loop({ from: p, to: p.add(length), step: STEP }, (q) => {
+            const rows = { row, rows: rowEnd.sub(row) };
+            packTileRows(k, { a: args.a, lda: args.lda, ...rows, p: q, left: args.k.sub(q), to, parts });
+            to.advanceBytes(parts * PAIR_BYTES);
+          });
+        });
+      });
+    },
+  );
+}
+
+const packs = (form: WeightForm) =>
+  ({ 1: packKernel(form, 1), 2: packKernel(form, 2), 3: packKernel(form, 3) }) as const;
+
+/** `packForWeights[form][terms]` packs A into `[depth][group of 32 rows][step][part]`. An item is a group. */
+export const packForWeights = { nn: packs("nn"), nt: packs("nt") } as const;
+
+const weightTilesArgs = {
+  /** A as `packForWeights` left it. */
+  packed: "u16*",
+  w: "u16*",
+  c: "f32*",
+  /** What the sums are added to, as in `gemm`. */
+  source: "f32*",
+  sourceRow: "index",
+  sourceColumn: "index",
+  alpha: "f32",
+  m: "index",
+  k: "index",
+  groups: "index",
+  /** Elements from row to row of W. */
+  ldw: "index",
+  ldc: "index",
+  /** The plan's table. */
+  items: "i32*",
+  /** One i32 flag a thread, 0 at first. */
+  slots: "i32*",
+  /** `WEIGHT_TILES_WORKSPACE_BYTES` a thread. */
+  workspace: "f32*",
+} as const;
+
+type Args = Arguments<typeof weightTilesArgs>;
+
+function weightTilesKernel(form: WeightForm, terms: Terms) {
+  return defineKernel(`gemm_weight_tiles_${form}_${terms}`, weightTilesArgs, (k, args) => {
+    const { slot, release } = claimWorkspace(k, args.slots);
+    const product = new WeightProduct(
+      k,
+      args,
+      form,
+      terms,
+      args.workspace.atByte(slot.mul(WEIGHT_TILES_WORKSPACE_BYTES)),
+    );
+    beginTiles(k);
+    const item = k.variable(args.items.at(k.begin.mul(ITEM_WORDS)));
+    k.repeat(k.end.sub(k.begin), () => {
+      const [firstBlock, lastBlock, firstGroup, lastGroup] = [0, 1, 2, 3].map((word) => item.at(word).loadIndex());
+      item.advance(ITEM_WORDS);
+      k.loop({ to: args.k, step: CUT[form].depth }, (p) => {
+        product.pieces({ firstBlock, lastBlock, firstGroup, lastGroup, p });
+      });
+    });
+    product.finish();
+    endTiles(k);
+    release();
+  });
+}
+
+interface Piece {
+  readonly firstBlock: Index;
+  readonly lastBlock: Index;
+  readonly firstGroup: Index;
+  readonly lastGroup: Index;
+  /** The first inner element. */
+  readonly p: Index;
+}
+
+/** Builds the code that multiplies: blocks of C one after another, each stored while the next is made. */
+class WeightProduct {
+  private readonly k: Builder;
+  private readonly args: Args;
+  private readonly form: WeightForm;
+  private readonly terms: Terms;
+  private readonly depth: number;
+  private readonly places: { readonly [K in keyof typeof WORKSPACE]: Pointer };
+  /** The block whose sums wait, its rows that are to be stored, and pieces of rows to be looked at: -1 when judged. */
+  private readonly waiting: {
+    readonly row: Index;
+    readonly column: Index;
+    readonly rows: Index;
+    readonly unseen: Index;
+  };
+  private readonly sum: Pointer;
+  private readonly to: Pointer;
+  private readonly from: Pointer;
+  /** Rows of C that will be stored. */
+  private readonly coming: Pointer;
+  /** Rows of sums looked at so far, added up, so that what is not finite shows. */
+  private readonly total: VF;
+
+  constructor(k: Builder, args: Args, form: WeightForm, terms: Terms, workspace: Pointer) {
+    this.k = k;
+    this.args = args;
+    this.form = form;
+    this.terms = terms;
+    this.depth = CUT[form].depth;
+    let place = workspace.fixed();
+    const places: Record<string, Pointer> = {};
+    for (const [name, bytes] of Object.entries(WORKSPACE)) {
+      places[name] = place;
+      place = place.atByte(bytes).fixed();
+    }
+    this.places = places as typeof this.places;
+    const number = () => k.variable(k.index(0));
+    this.waiting = { row: number(), column: number(), rows: number(), unseen: number() };
+    this.sum = k.variable(this.places.sums);
+    this.to = k.variable(args.c);
+    this.from = k.variable(args.source);
+    this.coming = k.variable(args.c);
+    this.total = k.variable(k.zero());
+  }
+
+  /** All blocks of an item, with some inner elements. */
+  pieces({ firstBlock, lastBlock, firstGroup, lastGroup, p }: Piece): void {
+    const { k, args, places, depth } = this;
+    const length = args.k.sub(p).min(depth);
+    const steps = stepsOf(length);
+    const partial = k.variable(places.partials);
+    const panel = k.variable(places.panels);
+    const other = k.variable(places.panels.atByte(PANEL_BYTES));
+    this.packPanel(firstBlock, p, length, panel);
+    k.loop({ from: firstBlock, to: lastBlock }, (block) => {
+      const next = block.add(1).min(lastBlock.sub(1));
+      const packing = this.packing(next, p, length, other);
+      k.loop({ from: firstGroup, to: lastGroup }, (group) => {
+        const rows = args.m.sub(group.mul(SIDE)).min(SIDE);
+        k.if(
+          p.eq(0),
+          () => zeroSums(k),
+          () => moveSums(k, loadTile, partial),
+        );
+        const a = this.groupAt(group, p, steps);
+        k.if(
+          rows.gt(ROWS),
+          () => this.multiply(panel, a, steps, 2, packing),
+          () => this.multiply(panel, a, steps, 1, packing),
+        );
+        packing.nextGroup();
+        this.finish();
+        k.if(
+          p.add(depth).lt(args.k),
+          () => moveSums(k, storeTile, partial),
+          () => {
+            moveSums(k, storeTile, places.sums);
+            this.wait(group.mul(SIDE), block.mul(SIDE), rows);
+          },
+        );
+        partial.advanceBytes(SUMS_BYTES);
+      });
+      packing.finish();
+      const made = k.variable(panel);
+      panel.set(other);
+      other.set(made);
+    });
+  }
+
+  /** A's part of a group for the inner elements from p on. */
+  private groupAt(group: Index, p: Index, steps: Index): Pointer {
+    const { args, terms } = this;
+    const before = args.groups.mul(p.sar(halfStep)).add(group.mul(steps));
+    return args.packed.atByte(before.mul(terms * PAIR_BYTES)).fixed();
+  }
+
+  /** Where W begins for a block of columns, from inner element p on. */
+  private weightsAt(block: Index, p: Index): Pointer {
+    const { args, form } = this;
+    const column = block.mul(SIDE);
+    return args.w.at(form === "nt" ? column.mul(args.ldw).add(p) : p.mul(args.ldw).add(column)).fixed();
+  }
+
+  /** A whole panel of W. */
+  private packPanel(block: Index, p: Index, length: Index, to: Pointer): void {
+    const { k, form } = this;
+    const packing = this.packing(block, p, length, to);
+    if (form === "nn") {
+      packing.finish();
+      return;
+    }
+    k.repeat(k.index(SIDE / COPIED_ROWS), () => {
+      k.repeat(stepsOf(length), () => packing.step());
+      packing.nextGroup();
+    });
+  }
+
+  private packing(block: Index, p: Index, length: Index, to: Pointer): Packing {
+    const { k, args, form } = this;
+    const from = this.weightsAt(block, p);
+    return form === "nt"
+      ? new RowsPacking(k, from, args.ldw.mul(2), stepsOf(length), to)
+      : new PairsPacking(k, from, args.ldw.mul(2), length, to);
+  }
+
+  /**
+   * Adds the products of a group of rows of A, of which `halves` have rows that count, with a panel of W. Meanwhile the block
+   * before is looked at and stored, and the next panel packed.
+   */
+  private multiply(panel: Pointer, group: Pointer, steps: Index, halves: number, packing: Packing): void {
+    const { k, places, form, terms, waiting } = this;
+    k.comment(`${halves} halves of rows against a panel of weights`);
+    const row = k.index(TILE_BYTES / ROWS);
+    const w = k.variable(panel);
+    const a = k.variable(group);
+    const [weight, other] = form === "nt" ? [4, 6] : [6, 4];
+    const step = () => {
+      loadTile(k, weight, w, row);
+      loadTile(k, weight + 1, w.atByte(TILE_BYTES), row);
+      for (let part = 0; part < terms; part++) {
+        for (let half = 0; half < halves; half++) {
+          loadTile(k, other + half, a.atByte(part * PAIR_BYTES + half * TILE_BYTES), row);
+          for (let side = 0; side < 2; side++) {
+            if (form === "nt") multiplyTiles(k, 2 * side + half, weight + side, other + half);
+            else multiplyTiles(k, 2 * half + side, other + half, weight + side);
+          }
+        }
+      }
+      // Measured: a tile's store that comes after many multiplications holds the unit up for a thousand cycles, one in every step
+      // hardly does.
+      storeTile(k, other, places.idle, row);
+      w.advanceBytes(PAIR_BYTES);
+      a.advanceBytes(terms * PAIR_BYTES);
+      packing.step();
+    };
+    const left = k.variable(steps);
+    if (terms > 1) {
+      const looking = k.variable(left.min(waiting.unseen.max(0)));
+      left.decrease(looking);
+      repeat(k, looking, () => {
+        step();
+        this.look();
+      });
+      this.mend();
+    }
+    const storing = k.variable(left.min(waiting.rows.add(ROWS_AT_ONCE - 1).sar(Math.log2(ROWS_AT_ONCE))));
+    left.decrease(storing);
+    repeat(k, storing, () => {
+      step();
+      this.store();
+    });
+    k.repeat(left, step);
+  }
+
+  private wait(row: Index, column: Index, rows: Index): void {
+    const { k, args, places, waiting, terms } = this;
+    waiting.row.set(row);
+    waiting.column.set(column);
+    waiting.rows.set(rows);
+    this.sum.set(places.sums);
+    this.to.set(args.c.at(row.mul(args.ldc).add(column)));
+    this.from.set(args.source.atByte(row.mul(args.sourceRow)).fixed().at(args.sourceColumn.mul(column)));
+    this.coming.set(this.to);
+    if (terms === 1) return;
+    waiting.unseen.set(SIDE / ROWS_AT_ONCE);
+    this.total.set(k.zero());
+  }
+
+  /** Looks at some rows of the sums that wait. */
+  private look(): void {
+    const { k, sum, total, waiting } = this;
+    const vectors = Array.from({ length: 2 * ROWS_AT_ONCE }, (_, i) => sum.at(i * k.lanes).load());
+    while (vectors.length > 1) vectors.push(vectors.shift()!.add(vectors.shift()!));
+    total.set(total.add(vectors[0]));
+    sum.advanceBytes(ROWS_AT_ONCE * SUMS_ROW);
+    waiting.unseen.decrease(1);
+    // The rows of C that will be stored are asked for.
+    const row = this.args.ldc.mul(4);
+    for (let r = 0; r < ROWS_AT_ONCE; r++) {
+      this.coming.prefetch();
+      this.coming.atByte(64).prefetch();
+      this.coming.advanceBytes(row);
+    }
+  }
+
+  /**
+   * Once all sums were looked at: where one is no number, makes the block again. A number that is not finite must meet the
+   * other side's first part alone: 0, or an infinity of another sign, would make a NaN of it.
+   */
+  private mend(): void {
+    const { k, args, places, waiting, total, form, terms, depth } = this;
+    k.if(waiting.unseen.eq(0), () => {
+      waiting.unseen.set(-1);
+      this.sum.set(places.sums);
+      places.flag.store(total.sub(total).compare("eq", 0).select(k.zero(), k.vector(1)).maximum());
+      k.if(places.flag.as("i32").loadIndex().ne(0), () => {
+        k.comment("finite parts apart");
+        moveSums(k, storeTile, places.saved);
+        zeroSums(k);
+        const spare = places.panels.atByte(2 * PANEL_BYTES).fixed();
+        k.loop({ to: args.k, step: depth }, (p) => {
+          const length = args.k.sub(p).min(depth);
+          const steps = stepsOf(length);
+          this.packPanel(waiting.column.sar(halfStep), p, length, spare);
+          const a = this.groupAt(waiting.row.sar(halfStep), p, steps);
+          multiplyFinite(k, { form, terms, panel: spare, steps, group: a }, places.finite);
+        });
+        moveSums(k, storeTile, places.sums);
+        moveSums(k, loadTile, places.saved);
+      });
+    });
+  }
+
+  /** Stores the next few rows of the block that waits: times alpha, and added to what they are added to. */
+  private store(): void {
+    const { k, args, form, sum, to, from } = this;
+    const { rows } = this.waiting;
+    const alpha = args.alpha.splat();
+    const columns = (side: number): readonly VF[] => {
+      if (form === "nn")
+        return Array.from({ length: ROWS_AT_ONCE }, (_, r) =>
+          sum
+            .atByte(r * SUMS_ROW)
+            .at(side * ROWS)
+            .load(),
+        );
+      const lines = Array.from({ length: ROWS }, (_, r) => sum.atByte((side * ROWS + r) * SUMS_ROW));
+      return transposeBlocks(k, loadRows(k, lines));
+    };
+    const values = [columns(0), columns(1)];
+    for (let r = 0; r < ROWS_AT_ONCE; r++) {
+      k.if(rows.gt(r), () => {
+        values.forEach((side, s) => {
+          to.at(s * ROWS).store(side[r].fma(alpha, from.at(s * ROWS).load()));
+        });
+        to.advanceBytes(args.ldc.mul(4));
+        from.advanceBytes(args.sourceRow);
+      });
+    }
+    sum.advanceBytes(form === "nn" ? ROWS_AT_ONCE * SUMS_ROW : ROWS_AT_ONCE * 4);
+    rows.decrease(ROWS_AT_ONCE);
+  }
+
+  /** Stores all that waits. */
+  finish(): void {
+    const { k, waiting, terms } = this;
+    k.if(waiting.rows.gt(0), () => {
+      if (terms > 1) {
+        repeat(k, waiting.unseen, () => this.look(), false);
+        this.mend();
+      }
+      k.doWhile(() => {
+        this.store();
+        return waiting.rows.gt(0);
+      }, true);
+    });
+  }
+}
+
+const zeroSums = (k: Builder): void => {
+  for (let tile = 0; tile < 4; tile++) zeroTile(k, tile);
+};
+
+/** The four tiles of sums from or to memory, `[row][column]` of the 32×32 numbers they are. */
+function moveSums(k: Builder, move: typeof loadTile, place: Pointer): void {
+  const stride = k.index(SUMS_ROW);
+  for (let tile = 0; tile < 4; tile++)
+    move(k, tile, place.atByte((tile >> 1) * ROWS * SUMS_ROW + (tile & 1) * ROWS * 4), stride);
+}
+
+/** `k.repeat` of a long body with a variable count: what is on the stack hides behind the tile unit. */
+function repeat(k: Builder, left: Index, body: () => void, count = true): void {
+  k.if(left.gt(0), () =>
+    k.doWhile(() => {
+      body();
+      if (count) left.decrease(1);
+      return left.gt(0);
+    }, true),
+  );
+}
+
+interface FiniteProduct {
+  readonly form: WeightForm;
+  readonly terms: Terms;
+  readonly panel: Pointer;
+  readonly group: Pointer;
+  readonly steps: Index;
+}
+
+/** The products of `multiply`, one step after another, with weights that are not finite in those of first parts alone. */
+function multiplyFinite(k: Builder, { form, terms, panel, group, steps }: FiniteProduct, finite: Pointer): void {
+  const row = k.index(TILE_BYTES / ROWS);
+  const [w, a] = [k.variable(panel), k.variable(group)];
+  repeat(k, k.variable(steps), () => {
+    k.loop({ to: PAIR_BYTES, step: 4 * k.lanes }, (at) => {
+      finite
+        .as("i32")
+        .atByte(at)
+        .store(finitePairs(w.as("i32").atByte(at).loadInt()));
+    });
+    const [weight, other] = form === "nt" ? [4, 6] : [6, 4];
+    for (let part = 0; part < terms; part++) {
+      for (let side = 0; side < 2; side++) {
+        if (part < 2) loadTile(k, weight + side, (part === 0 ? w : finite).atByte(side * TILE_BYTES), row);
+        loadTile(k, other + side, a.atByte(part * PAIR_BYTES + side * TILE_BYTES), row);
+      }
+      for (let sum = 0; sum < 4; sum++) multiplyTiles(k, sum, 4 + (sum >> 1), 6 + (sum & 1));
+    }
+    w.advanceBytes(PAIR_BYTES);
+    a.advanceBytes(terms * PAIR_BYTES);
+  });
+}
+
+/** Packs a panel of W little by little: a `step` with each step of a product, and what is left at the end. */
+interface Packing {
+  step(): void;
+  /** After a group of rows of A. */
+  nextGroup(): void;
+  finish(): void;
+}
+
+/** Rows of W that are copied side by side. */
+const COPIED_ROWS = SIDE / CUT.nt.groups;
+
+/** Rows of W as they lie into `[step][row][32]`: some rows with each group. */
+class RowsPacking implements Packing {
+  private readonly k: Builder;
+  private readonly stride: Index;
+  private readonly steps: Index;
+  private readonly rows: Pointer;
+  private readonly places: Pointer;
+  private readonly line: Pointer;
+  private readonly place: Pointer;
+  private readonly left: Index;
+
+  constructor(k: Builder, from: Pointer, stride: Index, steps: Index, to: Pointer) {
+    this.k = k;
+    this.stride = stride;
+    this.steps = steps;
+    this.rows = k.variable(from);
+    this.places = k.variable(to);
+    this.line = k.variable(from);
+    this.place = k.variable(to);
+    this.left = k.variable(k.index(SIDE));
+  }
+
+  step(): void {
+    const { k, stride, line, place } = this;
+    const row = k.variable(line.as("f32"));
+    for (let r = 0; r < COPIED_ROWS; r++) {
+      place
+        .as("f32")
+        .at(r * k.lanes)
+        .store(row.load());
+      if (r < COPIED_ROWS - 1) row.advanceBytes(stride);
+    }
+    line.advanceBytes(STEP * 2);
+    place.advanceBytes(PAIR_BYTES);
+  }
+
+  nextGroup(): void {
+    this.left.decrease(COPIED_ROWS);
+    this.rows.advanceBytes(this.stride.mul(COPIED_ROWS));
+    this.places.advanceBytes(COPIED_ROWS * STEP * 2);
+    this.line.set(this.rows);
+    this.place.set(this.places);
+  }
+
+  finish(): void {
+    const { k, left, steps } = this;
+    repeat(
+      k,
+      left,
+      () => {
+        k.repeat(steps, () => this.step());
+        this.nextGroup();
+      },
+      false,
+    );
+  }
+}
+
+/** Pairs of rows of W that are packed with each step. */
+const PACKED_PAIRS = 2;
+/** Pairs that are asked for ahead. */
+const AHEAD_PAIRS = 16;
+
+/** Pairs of rows of W into `[step][tile][pair][column][2]`. */
+class PairsPacking implements Packing {
+  private readonly k: Builder;
+  private readonly stride: Index;
+  private readonly row: Pointer;
+  private readonly place: Pointer;
+  /** Pairs that are left, and those of this step. */
+  private readonly left: Index;
+
+  constructor(k: Builder, from: Pointer, stride: Index, length: Index, to: Pointer) {
+    this.k = k;
+    this.stride = stride;
+    this.row = k.variable(from);
+    this.place = k.variable(to);
+    this.left = k.variable(length.sar(1));
+  }
+
+  private pairs(): void {
+    const { k, row, place, stride } = this;
+    const tilePairs = STEP / 2;
+    for (let pair = 0; pair < PACKED_PAIRS; pair++) {
+      const second = row.atStride(stride, 1);
+      for (let tile = 0; tile < 2; tile++) {
+        const low = row.at(tile * ROWS).loadInt();
+        place
+          .atByte(tile * TILE_BYTES + pair * 64)
+          .as("i32")
+          .store(
+            low.or(
+              second
+                .at(tile * ROWS)
+                .loadInt()
+                .shl(16),
+            ),
+          );
+      }
+      const ahead = k.variable(row.atByte(stride.mul(2 * AHEAD_PAIRS)));
+      ahead.prefetch();
+      ahead.atStride(stride, 1).prefetch();
+      row.advanceBytes(stride.mul(2));
+    }
+    place.advanceBytes(PACKED_PAIRS * 64);
+    this.left.decrease(PACKED_PAIRS);
+    // After the pairs of a tile comes the tile beside it.
+    k.if(this.left.and(tilePairs - 1).eq(0), () => place.advanceBytes(TILE_BYTES));
+  }
+
+  step(): void {
+    this.k.if(this.left.gt(0), () => this.pairs());
+  }
+
+  nextGroup(): void {}
+
+  finish(): void {
+    repeat(this.k, this.left, () => this.pairs(), false);
+  }
+}
+
+const kernels = (form: WeightForm) =>
+  ({ 1: weightTilesKernel(form, 1), 2: weightTilesKernel(form, 2), 3: weightTilesKernel(form, 3) }) as const;
+
+/** `weightTiles[form][terms]`. Items: blocks of C. */
+export const weightTiles = { nn: kernels("nn"), nt: kernels("nt") } as const;
+
+/** What decides whether these kernels take a product: nothing that differs between the rows of A. */
+export function fitsWeightTiles(n: number, k: number): boolean {
+  return n % SIDE === 0 && k % STEP === 0;
+}
+
+export interface WeightTilesPlan {
+  /** Groups of rows; also the number of items of the packing kernel. */
+  readonly groups: number;
+  readonly packedBytes: number;
+  readonly items: number;
+  /** The kernel's table of items. */
+  readonly table: Int32Array;
+}
+
+/** Cuts C [m, n] into items: few, so that each part of A is fetched seldom, but as many as keep all threads busy to the end. */
+export function planWeightTiles(
+  form: WeightForm,
+  { m, n, k }: { m: number; n: number; k: number },
+  terms: Terms,
+  threads: number,
+): WeightTilesPlan {
+  const cut = CUT[form];
+  const groups = Math.ceil(m / SIDE);
+  const blocks = n / SIDE;
+  const ranges = Math.ceil(groups / cut.groups);
+  const height = Math.ceil(groups / ranges);
+  const most = k > cut.depth ? Math.floor(ITEM_SUMS / height) : blocks;
+  let [width, least] = [most, Number.POSITIVE_INFINITY];
+  // The work of the thread that has most, and something for each item.
+  for (let cuts = Math.ceil(blocks / most); cuts <= Math.min(blocks, 8 * threads); cuts++) {
+    const wide = Math.ceil(blocks / cuts);
+    const items = ranges * Math.ceil(blocks / wide);
+    const cost = Math.ceil(items / threads) * (wide + 1);
+    if (cost < least) [width, least] = [wide, cost];
+  }
+  const table: number[] = [];
+  for (let group = 0; group < groups; group += height)
+    for (let block = 0; block < blocks; block += width)
+      table.push(block, Math.min(block + width, blocks), group, Math.min(group + height, groups));
+  return {
+    groups,
+    packedBytes: (k / STEP) * groups * terms * PAIR_BYTES,
+    items: table.length / ITEM_WORDS,
+    table: Int32Array.from(table),
+  };
+}
