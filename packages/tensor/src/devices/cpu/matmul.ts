@@ -122,7 +122,7 @@ function onTiles(cpu: CpuContext, given: Product): boolean {
   const { kernels, terms, threads } = cpu;
   if (!kernels.target.tiles || isBlocks(element) || a.column !== 1) return false;
   const form = b.column === 1 ? "nn" : "nt";
-  if (element === "bf16" && fitsWeightTiles(n, k)) {
+  if (element === "bf16" && fitsWeightTiles(form, n, k)) {
     onWeightTiles(cpu, given, form);
     return true;
   }

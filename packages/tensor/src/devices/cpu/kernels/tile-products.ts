@@ -83,7 +83,7 @@ export function multiplyOnTiles(
   pack({ a: a.address, packed: packed.address, m, k, lda, groups: plan.groups }, 0, plan.groups);
   const source = add === "c" ? c : add === "bias" ? bias : zeros;
   const kernels = element === "bf16" ? gemmTiles.bf16[terms] : gemmTiles.f32[terms as 1 | 2];
-  const run = machine.compile((weights ? weightTiles[form][terms] : kernels[form]) as Kernel);
+  const run = machine.compile((weights ? weightTiles[form][terms] : kernels[form]) as unknown as Kernel);
   const values: Record<string, number> = {
     ...{ packed: packed.address, b: b.address, c: c.address, source: source.address, alpha, m, n, k },
     ...{ sourceRow: add === "c" ? 4 * ldc : 0, sourceColumn: add ? 1 : 0, groups: plan.groups, ldb, ldc },
@@ -158,16 +158,17 @@ export function tileProducts(): TileProduct[] {
   cases.push({ element: "f32", form: "nt", m: 3, n: 40, k: 36 });
   for (const form of ["nt", "nn"] as const) {
     const kind = { element: "bf16", form, weights: true } as const;
+    const least = form === "nt" ? 128 : 32;
     cases.push(
-      { ...kind, m: 1, n: 32, k: 32 },
-      { ...kind, m: 33, n: 64, k: 64, terms: 1, add: "c", slack: 3 },
-      { ...kind, m: 50, n: 64, k: 96, terms: 3, alpha: -0.5, add: "bias" },
+      { ...kind, m: 1, n: 32, k: least },
+      { ...kind, m: 33, n: 64, k: 2 * least, terms: 1, add: "c", slack: 3 },
+      { ...kind, m: 50, n: 64, k: 3 * least, terms: 3, alpha: -0.5, add: "bias" },
       // Fewer steps than a block takes to be looked at and stored, and several depths.
       { ...kind, m: 37, n: 96, k: 384, add: "c", slack: 8, threads: 3 },
-      { ...kind, m: 40, n: 64, k: 1120, add: "bias" },
+      { ...kind, m: 40, n: 64, k: 1024 + least, add: "bias" },
       // More groups of rows than one item takes.
-      { ...kind, m: 300, n: 32, k: 32, threads: 2 },
-      { ...kind, m: 545, n: 32, k: 32 },
+      { ...kind, m: 300, n: 32, k: least, threads: 2 },
+      { ...kind, m: 545, n: 32, k: least },
     );
   }
   return cases;
@@ -182,7 +183,7 @@ export function rowsAlone(
   workspace = tileWorkspace(machine),
   weights = false,
 ): () => void {
-  const kind = { element, form: "nt", n: weights ? 64 : N, k: K, weights } as const;
+  const kind = { element, form: "nt", n: weights ? 64 : N, k: weights ? 128 : K, weights } as const;
   const whole = multiplyOnTiles(machine, { ...kind, m: M }, workspace);
   const few = [1, 3, 16, 17].map((m) => [m, multiplyOnTiles(machine, { ...kind, m, threads: 7 }, workspace)] as const);
   return () => {
@@ -198,20 +199,20 @@ export function specialNumbers(
   workspace = tileWorkspace(machine),
   weights = false,
 ): () => void {
-  const columns = weights ? 96 : N;
-  const kind = { element, form, m: M, n: columns, k: K, weights } as const;
-  const place = (j: number, p: number) => (form === "nt" ? j * K + p : p * columns + j);
+  const [columns, inner] = weights ? [96, 128] : [N, K];
+  const kind = { element, form, m: M, n: columns, k: inner, weights } as const;
+  const place = (j: number, p: number) => (form === "nt" ? j * inner + p : p * columns + j);
   const product = (poison: TileProduct["poison"]) => multiplyOnTiles(machine, { ...kind, poison }, workspace);
   // Exactly bf16, so that what is left of it is 0, and an infinity meets it.
   const plain = (a: Float32Array, b: Float32Array) => {
-    for (let i = 0; i < M; i++) a[i * K + 9] = i === 0 ? 0 : 2;
+    for (let i = 0; i < M; i++) a[i * inner + 9] = i === 0 ? 0 : 2;
     b[place(4, 95)] = 3;
   };
   const whole = product(plain);
   const poisoned = product((a, b) => {
     plain(a, b);
-    a[2 * K + 7] = Number.NaN;
-    a[35 * K + 95] = Number.POSITIVE_INFINITY;
+    a[2 * inner + 7] = Number.NaN;
+    a[35 * inner + 95] = Number.POSITIVE_INFINITY;
     b[place(3, 9)] = Number.NEGATIVE_INFINITY;
     b[place(69, 0)] = Number.NaN;
   });

@@ -236,7 +236,6 @@ class WeightProduct {
           () => this.multiply(panel, a, steps, 2, packing),
           () => this.multiply(panel, a, steps, 1, packing),
         );
-        packing.nextGroup();
         this.finish();
         k.if(
           p.add(depth).lt(args.k),
@@ -271,16 +270,7 @@ class WeightProduct {
 
   /** A whole panel of W. */
   private packPanel(block: Index, p: Index, length: Index, to: Pointer): void {
-    const { k, form } = this;
-    const packing = this.packing(block, p, length, to);
-    if (form === "nn") {
-      packing.finish();
-      return;
-    }
-    k.repeat(k.index(SIDE / COPIED_ROWS), () => {
-      k.repeat(stepsOf(length), () => packing.step());
-      packing.nextGroup();
-    });
+    this.packing(block, p, length, to).finish();
   }
 
   private packing(block: Index, p: Index, length: Index, to: Pointer): Packing {
@@ -337,7 +327,7 @@ class WeightProduct {
       step();
       this.store();
     });
-    k.repeat(left, step);
+    repeat(k, left, step);
   }
 
   private wait(row: Index, column: Index, rows: Index): void {
@@ -502,69 +492,66 @@ function multiplyFinite(k: Builder, { form, terms, panel, group, steps }: Finite
 /** Packs a panel of W little by little: a `step` with each step of a product, and what is left at the end. */
 interface Packing {
   step(): void;
-  /** After a group of rows of A. */
-  nextGroup(): void;
   finish(): void;
 }
 
-/** Rows of W that are copied side by side. */
-const COPIED_ROWS = SIDE / CUT.nt.groups;
+/** Steps of a row of W that are copied at a time; the inner elements of `nt` are a multiple of theirs. */
+const COPIED_STEPS = 4;
 
-/** Rows of W as they lie into `[step][row][32]`: some rows with each group. */
+/**
+ * Rows of W as they lie into `[step][row][32]`, in the order of memory: so the processor sees what comes next and fetches it
+ * by itself. Asking for lines ahead would take the places in which tiles' lines arrive (measured).
+ */
 class RowsPacking implements Packing {
   private readonly k: Builder;
-  private readonly stride: Index;
-  private readonly steps: Index;
-  private readonly rows: Pointer;
-  private readonly places: Pointer;
   private readonly line: Pointer;
   private readonly place: Pointer;
+  /** Pieces that a row has, and that are left of it. */
+  private readonly pieces: Index;
   private readonly left: Index;
+  private readonly rows: Index;
+  /** From the end of a row to the next one. */
+  private readonly gap: Index;
 
   constructor(k: Builder, from: Pointer, stride: Index, steps: Index, to: Pointer) {
     this.k = k;
-    this.stride = stride;
-    this.steps = steps;
-    this.rows = k.variable(from);
-    this.places = k.variable(to);
     this.line = k.variable(from);
     this.place = k.variable(to);
-    this.left = k.variable(k.index(SIDE));
+    this.pieces = steps.sar(Math.log2(COPIED_STEPS));
+    this.left = k.variable(this.pieces);
+    this.rows = k.variable(k.index(SIDE));
+    this.gap = stride.sub(steps.mul(STEP * 2));
+  }
+
+  private piece(): void {
+    const { k, line, place, left } = this;
+    for (let i = 0; i < COPIED_STEPS; i++) {
+      const values = line
+        .as("f32")
+        .at(i * k.lanes)
+        .load();
+      place
+        .as("f32")
+        .atByte(i * PAIR_BYTES)
+        .store(values);
+    }
+    line.advanceBytes(COPIED_STEPS * STEP * 2);
+    place.advanceBytes(COPIED_STEPS * PAIR_BYTES);
+    left.decrease(1);
+    k.if(left.eq(0), () => {
+      left.set(this.pieces);
+      line.advanceBytes(this.gap);
+      place.advanceBytes(k.index(STEP * 2).sub(this.pieces.mul(COPIED_STEPS * PAIR_BYTES)));
+      this.rows.decrease(1);
+    });
   }
 
   step(): void {
-    const { k, stride, line, place } = this;
-    const row = k.variable(line.as("f32"));
-    for (let r = 0; r < COPIED_ROWS; r++) {
-      place
-        .as("f32")
-        .at(r * k.lanes)
-        .store(row.load());
-      if (r < COPIED_ROWS - 1) row.advanceBytes(stride);
-    }
-    line.advanceBytes(STEP * 2);
-    place.advanceBytes(PAIR_BYTES);
-  }
-
-  nextGroup(): void {
-    this.left.decrease(COPIED_ROWS);
-    this.rows.advanceBytes(this.stride.mul(COPIED_ROWS));
-    this.places.advanceBytes(COPIED_ROWS * STEP * 2);
-    this.line.set(this.rows);
-    this.place.set(this.places);
+    this.k.if(this.rows.gt(0), () => this.piece());
   }
 
   finish(): void {
-    const { k, left, steps } = this;
-    repeat(
-      k,
-      left,
-      () => {
-        k.repeat(steps, () => this.step());
-        this.nextGroup();
-      },
-      false,
-    );
+    repeat(this.k, this.rows, () => this.piece(), false);
   }
 }
 
@@ -624,8 +611,6 @@ class PairsPacking implements Packing {
     this.k.if(this.left.gt(0), () => this.pairs());
   }
 
-  nextGroup(): void {}
-
   finish(): void {
     repeat(this.k, this.left, () => this.pairs(), false);
   }
@@ -638,8 +623,8 @@ const kernels = (form: WeightForm) =>
 export const weightTiles = { nn: kernels("nn"), nt: kernels("nt") } as const;
 
 /** What decides whether these kernels take a product: nothing that differs between the rows of A. */
-export function fitsWeightTiles(n: number, k: number): boolean {
-  return n % SIDE === 0 && k % STEP === 0;
+export function fitsWeightTiles(form: WeightForm, n: number, k: number): boolean {
+  return n % SIDE === 0 && k % (form === "nt" ? COPIED_STEPS * STEP : STEP) === 0;
 }
 
 export interface WeightTilesPlan {
