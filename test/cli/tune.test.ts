@@ -97,8 +97,8 @@ describe("tune", () => {
         const isBegun = existsSync(join(home.path, `${out}.tune`, "tune.json"));
         const before = isBegun ? await resultsOf(out) : [];
         const running = start("tune", isBegun ? ["--resume", join(home.path, out), "--parallel", "1"] : search(out));
-        // From the start of a process to the middle of its second training.
-        if (kills < KILLS) await Promise.race([Bun.sleep(300 + ((kills * 617) % 1900)), running.process.exited]);
+        // From the first training of a process to its third.
+        if (kills < KILLS) await Promise.race([Bun.sleep(1100 + ((kills * 617) % 1600)), running.process.exited]);
         else await running.ended();
         const isOver = running.process.exitCode !== null;
         if (isOver) {
@@ -120,6 +120,29 @@ describe("tune", () => {
     }
     if (process.env.KILLS !== undefined) console.log(`tune: ${kills} kills, ${finished} trainings finished before one`);
     expect(kills).toBeGreaterThanOrEqual(KILLS);
+  });
+
+  test("a training does not outlive the search that was killed", async () => {
+    const long = [
+      "--model",
+      tiny,
+      "--data",
+      rows,
+      "--out",
+      join(home.path, "long"),
+      "--epochs",
+      "50000",
+      "--runs",
+      "1",
+    ];
+    const running = start("tune", long);
+    for (let i = 0; i < 400 && trialProcesses().length === 0; i++) await Bun.sleep(25);
+    await Bun.sleep(1000);
+    expect(trialProcesses().length).toBe(1);
+    running.process.kill("SIGKILL");
+    await running.ended();
+    for (let i = 0; i < 200 && trialProcesses().length > 0; i++) await Bun.sleep(25);
+    expect(trialProcesses()).toEqual([]);
   });
 
   test("a finished search goes on with a larger budget; other options beside --resume are refused", async () => {

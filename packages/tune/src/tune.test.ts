@@ -190,8 +190,14 @@ describe("a search", () => {
     const whole = (await search(base)).results;
     await fc.assert(
       fc.asyncProperty(fc.integer({ min: 0, max: 30 }), async (cut) => {
-        const { results } = await search({ ...base, results: whole.slice(0, cut) });
+        let done = cut;
+        const counted = (job: TrialJob) => {
+          done++;
+          return run(job);
+        };
+        const { results } = await search({ ...base, run: counted, results: whole.slice(0, cut) });
         expect(results).toEqual(whole);
+        expect(done).toBe(whole.length);
       }),
       { numRuns: 20 },
     );
