@@ -80,10 +80,16 @@ function finished(ended: Ended, count: Kills): Ended {
   return ended;
 }
 
-/** What of a finished run must not depend on kills: the adapter's bytes, the last state, and the record without times. */
+/** What of a finished run must not depend on kills: the adapter's bytes, the last state, and the record without times and memory. */
 export async function lastingResult(out: string): Promise<Record<string, unknown>> {
   const hex = async (path: string) => Bun.SHA256.hash(await readFile(path), "hex");
-  const { finished: _, steps, ...record } = JSON.parse(await readFile(join(out, "training.json"), "utf8"));
+  const {
+    finished: _,
+    estimate: _said,
+    measured: _measured,
+    steps,
+    ...record
+  } = JSON.parse(await readFile(join(out, "training.json"), "utf8"));
   const checkpoints = (await checkpointsIn(out)).sort((a, b) => Number(a.slice(5)) - Number(b.slice(5)));
   return {
     adapter: await hex(join(out, "adapter_model.safetensors")),
