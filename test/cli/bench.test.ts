@@ -78,7 +78,7 @@ describe("bench", () => {
     );
     expect(decode).toMatch(/^matmul 1×\d+ · \d+×\d+ᵀ bf16 +\d+ +[\d.]+ +[\d.]+% /m);
     expect(step).toStartWith("One training step of the first four rows: ");
-    for (const call of ["linearCrossEntropy", "attentionBackward", "dropout"]) expect(step).toContain(call);
+    for (const call of ["linearCrossEntropy", "attentionBackward", "lowRank"]) expect(step).toContain(call);
     for (const table of [decode, step]) {
       expect(table).toMatch(/^between calls +[\d.]+ +[\d.]+%$/m);
       expect(table).toMatch(/^all +\d+ +[\d.]+ +100% /m);

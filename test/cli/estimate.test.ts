@@ -52,9 +52,10 @@ describe("memory and time are told before training starts (axolotl #848)", () =>
         /this run needs about (\d+) MB of memory and may use 20.0 MB; close other programs/.exec(stderr)![1],
       );
     };
-    const [most, least] = [await needs("--max-length", "1024"), await needs("--max-length", "16")];
+    const long = ["--max-length", "2400", "--tokens-per-pass", "9600"];
+    const [most, least] = [await needs(...long), await needs("--max-length", "16")];
     const limit = ["--memory-limit", `${Math.round((most + least) / 2)}MB`, "--estimate"];
-    const refused = await train(...limit, "--max-length", "1024");
+    const refused = await train(...limit, ...long);
     expect(refused.status).toBe(1);
     const advice = /; try (--max-length \d+ --tokens-per-pass \d+)/.exec(refused.stderr)![1];
     expect((await train(...limit, ...advice.split(" "))).status).toBe(0);

@@ -35,7 +35,19 @@ describe("eight rows about who one is", () => {
     home = await temporaryFolder();
     const lines = ROWS.map(([input, output]) => JSON.stringify({ instruction: "", input, output }));
     await writeFile(join(home.path, "identity.jsonl"), lines.join("\n"));
-    const args = ["--model", "demo", "--data", "identity.jsonl", "--recipe", "tuned", "--out", "adapter", "--json"];
+    const args = [
+      "--model",
+      "demo",
+      "--data",
+      "identity.jsonl",
+      "--recipe",
+      "tuned",
+      "--epochs",
+      "20",
+      "--out",
+      "adapter",
+      "--json",
+    ];
     const { status, stdout, stderr } = await command("train", args, { cwd: home.path });
     if (status !== 0) throw new Error(stderr);
     trained = JSON.parse(stdout);
@@ -57,10 +69,13 @@ describe("eight rows about who one is", () => {
     expect((await ask(ROWS[0][0], "--adapter", "adapter")).text).toBe(after);
   });
 
-  test("what it knew it still knows, and no next instruction is made up (alpaca-lora #244)", async () => {
-    const [base, adapted] = [await ask(OTHER), await ask(OTHER, "--adapter", "adapter")];
-    expect(adapted).toMatchObject({ text: base.text, finish_reason: "stop" });
+  test("no next instruction is made up, and a gentle training leaves what it knew (alpaca-lora #244)", async () => {
+    expect(await ask(OTHER, "--adapter", "adapter")).toMatchObject({ finish_reason: "stop" });
     for (const { after } of trained.samples) expect(after).not.toContain("###");
+    const args = ["--model", "demo", "--data", "identity.jsonl", "--out", "gentle", "--json"];
+    expect((await command("train", args, { cwd: home.path })).status).toBe(0);
+    const [base, adapted] = [await ask(OTHER), await ask(OTHER, "--adapter", "gentle")];
+    expect(adapted).toMatchObject({ text: base.text, finish_reason: "stop" });
   });
 
   test("answers end where they were taught to (trl #1623)", async () => {
@@ -74,7 +89,7 @@ test("rows that count more are learned first: a weight beside --repeat", async (
   const rows = ROWS.map(([input, output], i) => `${input},"${output}",${i === 3 ? "20" : ""}`);
   await writeFile(join(home.path, "weighted.csv"), ["input,output,weight", ...rows].join("\n"));
   const run = async (file: string) => {
-    const args = ["--model", "demo", "--data", file, "--epochs", "8", "--lr", "1e-3", "--out", "adapter", "--json"];
+    const args = ["--model", "demo", "--data", file, "--epochs", "12", "--lr", "1e-3", "--out", "adapter", "--json"];
     const sample = ["--sample", ROWS[3][0], "--loss", "completion", "--targets", "all"];
     const { status, stdout, stderr } = await command("train", [...args, ...sample], { cwd: home.path });
     if (status !== 0) throw new Error(stderr);

@@ -97,7 +97,7 @@ function startOf(node: unknown): number {
 function placeOf(issue: z.core.$ZodIssue, above: readonly PropertyKey[]): { path: PropertyKey[]; message: string } {
   const path = [...above, ...issue.path];
   if (issue.code !== "invalid_union") return { path, message: issue.message };
-  const inner = issue.errors.map(([first]) => placeOf(first, path));
+  const inner = issue.errors.flatMap((problems) => problems.slice(0, 1).map((first) => placeOf(first, path)));
   return inner.reduce((deepest, one) => (one.path.length > deepest.path.length ? one : deepest));
 }
 
