@@ -103,11 +103,11 @@ export interface EngineStats {
 /** The request cannot be taken now or at all. */
 export class EngineRejection extends Error {
   override readonly name = "EngineRejection";
-  constructor(
-    readonly reason: "queue-full" | "too-long" | "unknown-adapter" | "closing",
-    message: string,
-  ) {
+  readonly reason: "queue-full" | "too-long" | "unknown-adapter" | "closing";
+
+  constructor(reason: EngineRejection["reason"], message: string) {
     super(message);
+    this.reason = reason;
   }
 }
 
