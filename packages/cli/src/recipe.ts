@@ -65,7 +65,7 @@ export function chooseSamples(examples: readonly TrainingExample[], questions: r
 }
 
 /** A row's question; of a conversation, its first answer's. */
-function sampleOf({ messages, instruction, input, output }: TrainingExample): Omit<Sample, "row"> {
+export function sampleOf({ messages, instruction, input, output }: TrainingExample): Omit<Sample, "row"> {
   if (messages === undefined) return { instruction, input, expected: output };
   const at = messages.findIndex(({ role, weight }) => role === "assistant" && weight !== 0);
   const before = at < 0 ? messages : messages.slice(0, at);

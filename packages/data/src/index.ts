@@ -10,6 +10,7 @@ export {
   type InstructionOptions,
 } from "./convert.ts";
 export { type CsvFile, type CsvOptions, type CsvRow, type Delimiter, openCsv } from "./csv/read.ts";
+export { formatCsvRow } from "./csv/write.ts";
 export { type DetectedEncoding, detectEncoding, type Encoding } from "./encoding.ts";
 export { DataError, type DataErrorCode, type DataErrorPlace } from "./error.ts";
 export {

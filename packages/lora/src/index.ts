@@ -37,7 +37,7 @@ export {
   VERDICTS,
   type Verdict,
 } from "./diagnosis/diagnose.ts";
-export { isAnswered, keyFacts, says } from "./diagnosis/facts.ts";
+export { isAnswered, keyFacts, says, wrongNumbers } from "./diagnosis/facts.ts";
 export { DropoutState } from "./dropout-state.ts";
 export {
   AdapterError,

@@ -2,8 +2,9 @@ import { DataError, readJsonRows } from "@tslm/data";
 import { type PromptFormat, putQuestion } from "@tslm/lora";
 import { perplexity, type Qwen, type Score } from "@tslm/qwen";
 import { z } from "zod";
+import { answerCase, readQuestions } from "../accuracy.ts";
 import { endTokenOf, openModelWithAdapters, warnOfOtherBases } from "../adapter.ts";
-import { ADAPTER_MODEL, integer, modelCommand, notEmpty, option } from "../options.ts";
+import { ADAPTER_MODEL, integer, type ModelOptions, modelCommand, notEmpty, option } from "../options.ts";
 import { Progress } from "../progress.ts";
 import type { Context } from "../run.ts";
 import { printable } from "../terminal.ts";
@@ -19,7 +20,10 @@ const caseSchema = z.union(
 );
 type Case = z.output<typeof caseSchema>;
 
-/** `eval`: what a model thinks of given texts, and how it goes on. */
+/** Longest answer with `--accuracy`, where nothing else is said. */
+const ANSWER_TOKENS = 100;
+
+/** `eval`: what a model thinks of given texts, and how it goes on; or how many questions it answers rightly. */
 export function evaluate(context: Context) {
   return modelCommand(
     context,
@@ -29,17 +33,26 @@ export function evaluate(context: Context) {
       ["bun run eval cases.jsonl", "log-probabilities and perplexity"],
       ["bun run eval data/output/train_data.json --adapter model/lora_adapter", "of the training data, after training"],
       ["bun run eval cases.jsonl --generate 40 --json", "with 40 tokens of greedy continuation, a JSON line a case"],
+      [
+        "bun run eval held-out.csv --accuracy --adapter model/lora_adapter",
+        "how many answers have the facts of the data",
+      ],
     ],
     ADAPTER_MODEL,
   )
-    .argument("<file>", 'JSONL or a JSON list of {"text"}, {"messages"} or {"instruction", "input", "output"}')
+    .argument(
+      "<file>",
+      'JSONL or a JSON list of {"text"}, {"messages"} or {"instruction", "input", "output"}; with --accuracy any training data',
+    )
     .addOption(option("--adapter <dir>", "a LoRA adapter: a folder of PEFT or mlx-lm, or a GGUF file", notEmpty))
     .addOption(
       option("--generate <n>", "continue each text greedily by at most so many tokens", integer(0, 1_000_000)).default(
         0,
       ),
     )
+    .option("--accuracy", "ask each row's question, and count the answers that have the facts of its output, exactly")
     .action(async (file, options) => {
+      if (options.accuracy) return measureAccuracy(context, file, options);
       const { terminal, signal } = context;
       context.kept = "The cases so far were printed.";
       const cases = await readCases(file, signal);
@@ -83,6 +96,48 @@ export function evaluate(context: Context) {
         await open.dispose();
       }
     });
+}
+
+interface AccuracyOptions extends ModelOptions {
+  readonly adapter?: string;
+  readonly generate: number;
+  readonly json?: boolean;
+}
+
+/** `--accuracy`: a line for each wrong answer, or in JSON for each, and the share of right ones. */
+async function measureAccuracy(context: Context, file: string, options: AccuracyOptions): Promise<void> {
+  const { terminal, signal } = context;
+  context.kept = "The cases so far were printed.";
+  const questions = await readQuestions(file, signal);
+  const open = await openModelWithAdapters(context, options.adapter ? [options.adapter] : [], options);
+  const progress = new Progress(terminal, "Asking");
+  try {
+    warnOfOtherBases(context, open.adapters);
+    const [adapter] = open.adapters;
+    adapter?.lora.attach();
+    const limits = { maxNewTokens: options.generate || ANSWER_TOKENS, signal };
+    let exact = 0;
+    for (const [i, question] of questions.entries()) {
+      const answered = await answerCase(open.qwen, question, adapter?.prompt ?? open.prompt, limits);
+      signal.throwIfAborted();
+      if (answered.exact) exact++;
+      progress.update((i + 1) / questions.length, `${exact} of ${i + 1} right, ${questions.length} in all`);
+      if (options.json) terminal.json(answered);
+      else if (!answered.exact) {
+        const [asked, said, wanted] = [answered.question, answered.text, answered.expected].map(printable);
+        terminal.print(`${i + 1}. ${asked}\n   → ${said}\n   not: ${wanted}`);
+      }
+    }
+    const accuracy = exact / questions.length;
+    if (options.json) terminal.json({ accuracy, exact, cases: questions.length });
+    else
+      terminal.print(
+        `${exact} of ${questions.length} answers have the facts of the data (${(100 * accuracy).toFixed(1)} %)`,
+      );
+  } finally {
+    progress.stop();
+    await open.dispose();
+  }
 }
 
 async function readCases(file: string, signal: AbortSignal): Promise<Case[]> {

@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { DivergenceError, UnchangedError } from "../errors.ts";
 import { brokenAnswer, repeatedPiece } from "./collapse.ts";
 import { diagnose, diagnoseError, diagnoseLive, type SampleAnswer } from "./diagnose.ts";
-import { keyFacts, says, similarity } from "./facts.ts";
+import { keyFacts, says, similarity, wrongNumbers } from "./facts.ts";
 
 const sample: SampleAnswer = {
   prompt: "免费空间有多大?",
@@ -43,6 +43,12 @@ describe("key facts", () => {
     expect(says("共 1024.5 元", "1024")).toBe(false);
     expect(says("共 1024. 元", "1024")).toBe(true);
   });
+});
+
+test("numbers of an answer that neither the data nor the question has", () => {
+  const of = (answer: string) => wrongNumbers(answer, "每月 29 元,电话 400-820-1357。", "1TB 多少钱?");
+  expect(of("1TB 每月 29 元。")).toEqual([]);
+  expect(of("每月 29 元或 39 元,电话 400-820-1358,用 feiyue-sdk。")).toEqual(["39", "400-820-1358"]);
 });
 
 test("similarity goes by neighbouring characters", () => {

@@ -11,7 +11,7 @@ import {
   type Cure,
   type RunSettingsToJudge,
 } from "./cures.ts";
-import { isAnswered, keyFacts, says } from "./facts.ts";
+import { isAnswered, keyFacts, says, wrongNumbers } from "./facts.ts";
 import { hopelessness } from "./live.ts";
 
 /** A question answered before and after training. */
@@ -189,8 +189,9 @@ function judge({ prompt, before, after }: SampleAnswer, expected: string): Judge
   if (isAnswered(after, expected, prompt)) {
     return { problem: undefined, success, missing };
   }
-  const numbers = keyFacts(after, prompt).filter((fact) => /\d/.test(fact) && !says(expected, fact));
-  const instead = numbers.slice(0, 3).map((fact) => original(after, fact));
+  const instead = wrongNumbers(after, expected, prompt)
+    .slice(0, 3)
+    .map((fact) => original(after, fact));
   const answer = facts.length > 0 && instead.length > 0 ? `says ${instead.join(", ")}` : `is ${quote(after)}`;
   const like = after.trim() === before.trim() ? ", word for word as the base model did" : "";
   const wanted = facts.length > 0 ? show(missing) : quote(expected);

@@ -72,3 +72,8 @@ export function isAnswered(answer: string, expected: string, question = ""): boo
   const facts = keyFacts(expected, question);
   return facts.length > 0 ? facts.every((fact) => says(answer, fact)) : similarity(answer, expected) >= ALIKE;
 }
+
+/** Numbers that an answer gives and neither the expected answer nor the question does. */
+export function wrongNumbers(answer: string, expected: string, question = ""): string[] {
+  return keyFacts(answer, question).filter((fact) => /\d/.test(fact) && !says(expected, fact));
+}
