@@ -28,16 +28,7 @@ test.skipIf(Bun.which("node") === null || !existsSync(join(demo, "model.safetens
       target: "node",
       outdir: folder,
       naming: "train-demo.mjs",
-      plugins: [
-        {
-          name: "the tensor package from its sources, with the conditions of Node",
-          setup(build) {
-            build.onResolve({ filter: /^@tslm\/tensor$/ }, () => ({
-              path: join(root, "packages/tensor/src/index.ts"),
-            }));
-          },
-        },
-      ],
+      conditions: ["@tslm/source"],
     });
     expect(built.success).toBe(true);
     const node = run(["node", join(folder, "train-demo.mjs"), demo]);

@@ -1,5 +1,6 @@
 // Attention on matrix tiles: packed keys, the items of a call, and the kernels' arguments.
 import type { Segment, View } from "../device.ts";
+import { operand } from "./attention-operand.ts";
 import type { CpuContext } from "./context.ts";
 import { groupBytes, type Parts, SIDE } from "./kernels/attention-tile-parts.ts";
 import {
@@ -33,13 +34,6 @@ export function fitsTiles(
 ): boolean {
   const { kernels, terms } = cpu;
   return kernels.target.tiles === true && terms !== 3 && size % SIDE === 0 && queries >= FEWEST_QUERIES[pass];
-}
-
-/** Address and strides of a [rows, heads, size] view under the kernels' names for them. */
-export function operand<N extends string>(cpu: CpuContext, name: N, view: View) {
-  const [row, head] = view.strides as [number, number];
-  const values = { [name]: cpu.address(view, "attention"), [`${name}Row`]: row, [`${name}Head`]: head };
-  return values as Record<N | `${N}Row` | `${N}Head`, number>;
 }
 
 /** Groups of keys, a sequence's key head after the other. */

@@ -1,6 +1,7 @@
 // Attention: the items of a call, and the kernels' arguments.
+import { machineCode } from "#machine-code";
 import type { AttentionOptions, Segment, View } from "../device.ts";
-import { attentionBackwardOnTiles, attentionOnTiles, fitsTiles, operand } from "./attention-tiles.ts";
+import { operand } from "./attention-operand.ts";
 import type { CpuContext } from "./context.ts";
 import { attention as attentionKernel, attentionWorkspaceBytes } from "./kernels/attention.ts";
 import {
@@ -11,6 +12,7 @@ import {
 } from "./kernels/attention-gradients.ts";
 import { ITEM_WORDS, itemRows, keyBlock } from "./kernels/attention-parts.ts";
 import { panelColumns } from "./kernels/gemm.ts";
+import type { Tiles } from "./machine-code.ts";
 
 /** Query heads that share a key head, when the kernels take these views; undefined where the reference's loops must. */
 function groupOf(cpu: CpuContext, q: View, k: View, rows: readonly View[], perQuery: readonly (View | undefined)[]) {
@@ -72,10 +74,12 @@ function forVectors(
   size: number,
   segments: readonly Segment[],
   pass: "forward" | "backward",
-  tiles: (onTiles: readonly Segment[]) => boolean,
+  run: (tiles: Tiles, onTiles: readonly Segment[]) => boolean,
 ): readonly Segment[] {
-  const onTiles = segments.filter((segment) => fitsTiles(cpu, size, segment, pass));
-  if (onTiles.length === 0 || !tiles(onTiles)) return segments;
+  const { tiles } = machineCode ?? {};
+  if (!tiles) return segments;
+  const onTiles = segments.filter((segment) => tiles.fitsAttention(cpu, size, segment, pass));
+  if (onTiles.length === 0 || !run(tiles, onTiles)) return segments;
   return segments.filter((segment) => !onTiles.includes(segment));
 }
 
@@ -93,8 +97,8 @@ export function attention(
   if (group === undefined) return false;
   const size = q.shape[2]!;
   const { scale } = options;
-  const segments = forVectors(cpu, size, options.segments, "forward", (onTiles) =>
-    attentionOnTiles(cpu, q, k, v, { segments: onTiles, scale }, out, lse),
+  const segments = forVectors(cpu, size, options.segments, "forward", (tiles, onTiles) =>
+    tiles.attention(cpu, q, k, v, { segments: onTiles, scale }, out, lse),
   );
   const { target } = cpu.kernels;
   const items = queryItems(segments, Math.floor(itemRows(target) / group), k.shape[1]!);
@@ -134,8 +138,8 @@ export function attentionBackward(
   // Keys that no sequence holds get no gradient.
   for (const view of [gradK, gradV]) clearUnused(cpu, view, options.segments);
   const { scale } = options;
-  const segments = forVectors(cpu, size, options.segments, "backward", (onTiles) =>
-    attentionBackwardOnTiles(cpu, grad, q, k, v, out, lse, { segments: onTiles, scale }, gradQ, gradK, gradV),
+  const segments = forVectors(cpu, size, options.segments, "backward", (tiles, onTiles) =>
+    tiles.attentionBackward(cpu, grad, q, k, v, out, lse, { segments: onTiles, scale }, gradQ, gradK, gradV),
   );
   const forQueries = queryItems(segments, chunkQueries, k.shape[1]!);
   if (forQueries.length === 0) return true;

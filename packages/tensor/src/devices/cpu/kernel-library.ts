@@ -1,31 +1,14 @@
 // Kernels compiled on first use for the runtime's tier, and their calls.
+import { machineCode } from "#machine-code";
 import { debug, recordTime } from "./debug.ts";
-import { emitArm64 } from "./emit/arm64.ts";
 import { emitWasm } from "./emit/wasm.ts";
-import { emitX64 } from "./emit/x64.ts";
-import type { KernelCode } from "./lang/ir.ts";
 import { type ArgumentTypes, type ArgumentValues, buildKernel, type Kernel, writeArguments } from "./lang/kernel.ts";
-import { AMX, AVX2, AVX512, NEON, type Target, WASM } from "./lang/target.ts";
-import type { CpuFeatures, Isa, KernelIndex, Runtime } from "./runtime/index.ts";
-
-interface Tier {
-  readonly target: Target;
-  /** The kernel's code, and its text where that is wanted and there is one. */
-  readonly emit: (
-    code: KernelCode,
-    listing: boolean,
-    features: CpuFeatures | undefined,
-  ) => { code: Uint8Array; listing: readonly string[] };
-}
+import { AVX2, type Target, WASM } from "./lang/target.ts";
+import type { Tier } from "./machine-code.ts";
+import type { Isa, KernelIndex, Runtime } from "./runtime/index.ts";
 
 const TIERS: { readonly [I in Isa]?: Tier } = {
-  amx: { target: AMX, emit: (code, listing) => emitX64(code, { listing }) },
-  avx512: { target: AVX512, emit: (code, listing) => emitX64(code, { listing }) },
-  avx2: { target: AVX2, emit: (code, listing) => emitX64(code, { listing }) },
-  neon: {
-    target: NEON,
-    emit: (code, listing, features) => emitArm64(code, { listing, dotProduct: features?.dotProduct }),
-  },
+  ...machineCode?.tiers,
   wasm: { target: WASM, emit: (code) => ({ code: emitWasm(code), listing: [] }) },
 };
 

@@ -1,17 +1,10 @@
 // Matrix products: which kernel, with which arguments.
+import { machineCode } from "#machine-code";
 import { type BlockType, BYTES, isBlocks } from "../../dtype.ts";
 import { FEW_ROWS, type MatmulOptions, type View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import { gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "./kernels/gemm.ts";
-import { fitsTiles, gemmTiles, packTilesA, planTiles, TILES_WORKSPACE_BYTES } from "./kernels/gemm-tiles.ts";
 import { fewRowsChunk, GEMV_ROWS, gemv } from "./kernels/gemv.ts";
-import {
-  fitsWeightTiles,
-  packForWeights,
-  planWeightTiles,
-  WEIGHT_TILES_WORKSPACE_BYTES,
-  weightTiles,
-} from "./kernels/weight-tiles.ts";
 import { blockProduct, fitsBlocks } from "./quantized.ts";
 
 /** One matrix of a call: where it begins, and elements from row to row and from column to column. */
@@ -113,73 +106,13 @@ function fewRows(cpu: CpuContext, given: Product): boolean {
   return true;
 }
 
-/**
- * Runs a product on matrix tiles; false where the target has none or they do not take the sizes. What decides is the same for
- * every number of rows, so that a row's result is too.
- */
-function onTiles(cpu: CpuContext, given: Product): boolean {
-  const { m, n, k, alpha, element, a, b, c, source } = given;
-  const { kernels, terms, threads } = cpu;
-  if (!kernels.target.tiles || isBlocks(element) || a.column !== 1) return false;
-  const form = b.column === 1 ? "nn" : "nt";
-  if (element === "bf16" && fitsWeightTiles(form, n, k)) {
-    onWeightTiles(cpu, given, form);
-    return true;
-  }
-  const shape = { element, form, m, n, k, terms } as const;
-  if (!fitsTiles(shape)) return false;
-  const { groups, packedBytes, items, table } = planTiles(shape, threads);
-  const workspace = cpu.workspace(TILES_WORKSPACE_BYTES);
-  // Both in f32 with three terms does not fit.
-  const products = element === "bf16" ? gemmTiles.bf16[terms] : gemmTiles.f32[terms as 1 | 2];
-  cpu.scratch(packedBytes + table.byteLength, (packed) => {
-    const itemsAt = packed + packedBytes;
-    cpu.memory.i32(itemsAt, table.length).set(table);
-    kernels.run(packTilesA[terms], { a: a.address, packed, m, k, lda: a.row, groups }, groups);
-    kernels.run(
-      products[form],
-      {
-        ...{ packed, b: b.address, c: c.address, alpha, m, n, k, groups, items: itemsAt },
-        ...{ source: source.address, sourceRow: source.row, sourceColumn: source.column },
-        ...{ ldb: form === "nn" ? b.row : b.column, ldc: c.row },
-        ...{ slots: workspace.slots, workspace: workspace.address },
-      },
-      items,
-    );
-  });
-  return true;
-}
-
-/** The same for whole blocks of weights. */
-function onWeightTiles(cpu: CpuContext, given: Product, form: "nn" | "nt"): void {
-  const { m, n, k, alpha, a, b, c, source } = given;
-  const { kernels, terms, threads } = cpu;
-  const { groups, packedBytes, items, table } = planWeightTiles(form, { m, n, k }, terms, threads);
-  const workspace = cpu.workspace(WEIGHT_TILES_WORKSPACE_BYTES);
-  cpu.scratch(packedBytes + table.byteLength, (packed) => {
-    const itemsAt = packed + packedBytes;
-    cpu.memory.i32(itemsAt, table.length).set(table);
-    kernels.run(packForWeights[form][terms], { a: a.address, packed, m, k, lda: a.row, groups }, groups);
-    kernels.run(
-      weightTiles[form][terms],
-      {
-        ...{ packed, w: b.address, c: c.address, alpha, m, k, groups, items: itemsAt },
-        ...{ source: source.address, sourceRow: source.row, sourceColumn: source.column },
-        ...{ ldw: form === "nn" ? b.row : b.column, ldc: c.row },
-        ...{ slots: workspace.slots, workspace: workspace.address },
-      },
-      items,
-    );
-  });
-}
-
 function product(cpu: CpuContext, given: Product): void {
   if (!fewRows(cpu, given)) manyRows(cpu, given);
 }
 
 /** Runs a product by the means for many rows, whatever their number. */
 function manyRows(cpu: CpuContext, given: Product): void {
-  if (onTiles(cpu, given)) return;
+  if (machineCode?.tiles.product(cpu, given)) return;
   const { m, n, k, alpha, element, a, b, c, source } = given;
   if (isBlocks(element)) {
     blockProduct(cpu, { ...given, element }, (decoded) => manyRows(cpu, decoded));

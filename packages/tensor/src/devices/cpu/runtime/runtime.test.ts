@@ -189,7 +189,11 @@ describe("tiers", () => {
 
   test("Node runs the WebAssembly tier on its worker threads", async () => {
     if (!Bun.which("node")) return console.warn("skipped: node is not installed");
-    const build = await Bun.build({ entrypoints: [join(here, "node-smoke.ts")], target: "node" });
+    const build = await Bun.build({
+      entrypoints: [join(here, "node-smoke.ts")],
+      target: "node",
+      conditions: ["@tslm/source"],
+    });
     const node = Bun.spawnSync(["node", "--input-type=module", "-e", await build.outputs[0]!.text()], {
       timeout: 20_000,
     });

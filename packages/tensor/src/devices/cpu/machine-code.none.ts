@@ -1,0 +1,4 @@
+// Node and browsers: kernels are WebAssembly.
+import type { MachineCode } from "./machine-code.ts";
+
+export const machineCode: MachineCode | undefined = undefined;
