@@ -1,0 +1,377 @@
+// What the files of this folder need to run kernels: buffers, pipelines, and one stream of recorded work.
+import { BYTES } from "../../dtype.ts";
+import { DeviceError } from "../../errors.ts";
+import type { Storage } from "../../memory.ts";
+import type { View } from "../device.ts";
+import { type Block, BufferPool, USAGE } from "./buffers.ts";
+
+/** A number for a kernel's parameters: whole numbers are stored as u32 or i32, `{ f32 }` as its bits. */
+export type Word = number | { readonly f32: number };
+
+/** Part of a buffer as a kernel sees it: index 0 in the shader is byte `offset` of the buffer. */
+export interface Binding {
+  readonly buffer: GPUBuffer;
+  readonly offset: number;
+  readonly size: number;
+}
+
+/** A view as a kernel sees it: `first` is the view's first element, in elements of its type from the binding's start. */
+export interface Bound {
+  readonly binding: Binding;
+  readonly first: number;
+}
+
+/**
+ * Text of a kernel. Entry point `main`; `@group(0) @binding(0) var<uniform>` holds the parameters, bindings 1, 2, … the
+ * buffers, one letter each in `access`: `r` for `var<storage, read>`, `w` for `var<storage, read_write>`.
+ */
+export interface KernelSource {
+  readonly code: string;
+  readonly access: string;
+}
+
+/** A kernel that was made for this device. */
+export interface Kernel {
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+  readonly access: string;
+}
+
+/** What an adapter can do beyond WebGPU's minimum, asked for when the device was made. */
+export interface Abilities {
+  /** 16-bit floats in shaders (`enable f16;`). */
+  readonly f16: boolean;
+  /** Subgroup operations (`enable subgroups;`), and the sizes a subgroup may have; undefined without them. */
+  readonly subgroups: { readonly min: number; readonly max: number } | undefined;
+}
+
+/** Bytes of parameters and small tables that a submission may hold. */
+const RING_BYTES = 2 ** 19;
+/** Work is handed to the GPU after so many kernels, so that it starts while more is recorded. */
+const KERNELS_A_SUBMISSION = 128;
+/** Uploads are cut into pieces of this size: the driver holds a copy of each until the GPU has taken it. */
+const UPLOAD_BYTES = 16 * 2 ** 20;
+
+const words = new Uint32Array(1);
+const floats = new Float32Array(words.buffer);
+
+/**
+ * One stream of work. Kernels are recorded in the order of calls and run in that order, each seeing what those before it
+ * wrote; a buffer given back may be given out again at once. Errors of recorded work surface in {@link done} and {@link read}.
+ */
+export class GpuContext {
+  readonly device: GPUDevice;
+  readonly limits: GPUSupportedLimits;
+  readonly abilities: Abilities;
+  readonly pool: BufferPool;
+  /** Kernels run, submissions and read-backs so far; for tests. */
+  readonly counts = { kernels: 0, submissions: 0, reads: 0, compiled: 0 };
+
+  readonly #kernels = new Map<string, Kernel>();
+  readonly #layouts = new Map<string, GPUBindGroupLayout>();
+  readonly #ring: GPUBuffer;
+  readonly #mirror = new Uint32Array(RING_BYTES / 4);
+  readonly #align: number;
+  #ringUsed = 0;
+  #encoder: GPUCommandEncoder | undefined;
+  #pass: GPUComputePassEncoder | undefined;
+  #recorded = 0;
+  /** Buffers that end with the current submission. */
+  #passing: GPUBuffer[] = [];
+  #failure: DeviceError | undefined;
+
+  constructor(device: GPUDevice, abilities: Abilities) {
+    this.device = device;
+    this.limits = device.limits;
+    this.abilities = abilities;
+    this.pool = new BufferPool(device);
+    this.#align = Math.max(
+      16,
+      device.limits.minUniformBufferOffsetAlignment,
+      device.limits.minStorageBufferOffsetAlignment,
+    );
+    this.#ring = device.createBuffer({ size: RING_BYTES, usage: USAGE.uniform | USAGE.storage | USAGE.copyDst });
+    device.onuncapturederror = ({ error }) => {
+      const memory = error.constructor.name === "GPUOutOfMemoryError";
+      this.fail(new DeviceError("gpu", memory ? `the GPU is out of memory: ${error.message}` : error.message));
+    };
+    void device.lost.then(({ message, reason }) => {
+      if (reason !== "destroyed") this.fail(new DeviceError("gpu", `the GPU was lost: ${message}`));
+    });
+  }
+
+  /** Remembers the first error of recorded work. */
+  fail(error: DeviceError): void {
+    this.#failure ??= error;
+  }
+
+  allocate(bytes: number): Block {
+    return { buffer: this.pool.take(bytes), bytes };
+  }
+
+  free(block: Block): void {
+    if (block.buffer) this.pool.give(block.buffer);
+    block.buffer = undefined;
+  }
+
+  /** A kernel, compiled when its key is first seen. */
+  kernel(key: string, make: () => KernelSource): Kernel {
+    let kernel = this.#kernels.get(key);
+    if (!kernel) {
+      const { code, access } = make();
+      const layout = this.#layout(access);
+      const module = this.device.createShaderModule({ label: key, code });
+      const pipeline = this.device.createComputePipeline({
+        label: key,
+        layout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }),
+        compute: { module, entryPoint: "main" },
+      });
+      kernel = { pipeline, layout, access };
+      this.#kernels.set(key, kernel);
+      this.counts.compiled++;
+    }
+    return kernel;
+  }
+
+  #layout(access: string): GPUBindGroupLayout {
+    let layout = this.#layouts.get(access);
+    if (!layout) {
+      const buffers = [...access].map((letter, i) => ({
+        binding: i + 1,
+        visibility: 4,
+        buffer: { type: letter === "w" ? ("storage" as const) : ("read-only-storage" as const) },
+      }));
+      layout = this.device.createBindGroupLayout({
+        entries: [{ binding: 0, visibility: 4, buffer: { type: "uniform", hasDynamicOffset: true } }, ...buffers],
+      });
+      this.#layouts.set(access, layout);
+    }
+    return layout;
+  }
+
+  /**
+   * Records one run of a kernel.
+   *
+   * @param params fields of the kernel's uniform, in order, as WGSL lays scalars out
+   * @param bindings one for each letter of the kernel's `access`; a buffer that is written is bound once
+   * @param groups workgroups; see {@link spread} for more than the limit of one dimension
+   */
+  run(
+    kernel: Kernel,
+    params: readonly Word[],
+    bindings: readonly Binding[],
+    groups: readonly [number, number?, number?],
+  ): void {
+    const [x, y = 1, z = 1] = groups;
+    if (x === 0 || y === 0 || z === 0) return;
+    const bytes = Math.max(16, Math.ceil(params.length / 4) * 16);
+    const at = this.#claim(bytes);
+    for (const [i, word] of params.entries()) {
+      if (typeof word === "number") this.#mirror[at / 4 + i] = word;
+      else {
+        floats[0] = word.f32;
+        this.#mirror[at / 4 + i] = words[0];
+      }
+    }
+    const group = this.device.createBindGroup({
+      layout: kernel.layout,
+      entries: [
+        { binding: 0, resource: { buffer: this.#ring, offset: 0, size: bytes } },
+        ...bindings.map((resource, i) => ({ binding: i + 1, resource })),
+      ],
+    });
+    this.#encoder ??= this.device.createCommandEncoder();
+    this.#pass ??= this.#encoder.beginComputePass();
+    this.#pass.setPipeline(kernel.pipeline);
+    this.#pass.setBindGroup(0, group, [at]);
+    this.#pass.dispatchWorkgroups(x, y, z);
+    this.counts.kernels++;
+    if (++this.#recorded >= KERNELS_A_SUBMISSION) this.submit();
+  }
+
+  /** So many workgroups as x and y: the shader's number is `workgroup_id.x + workgroup_id.y * num_workgroups.x`. */
+  spread(groups: number): [number, number] {
+    const most = this.limits.maxComputeWorkgroupsPerDimension;
+    const y = Math.ceil(groups / most);
+    return [y === 0 ? 0 : Math.ceil(groups / y), y];
+  }
+
+  /** A small table for the kernels of the next {@link run}, `r` in its access: uploaded with the parameters. */
+  table(content: Uint32Array | Int32Array | Float32Array): Binding {
+    const size = Math.max(16, content.byteLength);
+    if (size > RING_BYTES / 4) {
+      const buffer = this.device.createBuffer({ size, usage: USAGE.storage, mappedAtCreation: true });
+      new Uint8Array(buffer.getMappedRange()).set(
+        new Uint8Array(content.buffer, content.byteOffset, content.byteLength),
+      );
+      buffer.unmap();
+      this.#passing.push(buffer);
+      return { buffer, offset: 0, size };
+    }
+    // Room for the parameters of the run as well, or claiming it would submit what the table is for.
+    const at = this.#claim(size, 4096);
+    new Uint8Array(this.#mirror.buffer, at).set(new Uint8Array(content.buffer, content.byteOffset, content.byteLength));
+    return { buffer: this.#ring, offset: at, size };
+  }
+
+  /** Room in the ring; submits first where it is full. */
+  #claim(bytes: number, spare = 0): number {
+    if (this.#ringUsed + bytes + spare > RING_BYTES) this.submit();
+    const at = this.#ringUsed;
+    this.#ringUsed = Math.ceil((at + bytes) / this.#align) * this.#align;
+    return at;
+  }
+
+  /** Hands what was recorded to the GPU. */
+  submit(): void {
+    this.#pass?.end();
+    if (this.#encoder) {
+      if (this.#ringUsed > 0)
+        this.device.queue.writeBuffer(this.#ring, 0, this.#mirror, 0, Math.ceil(this.#ringUsed / 4));
+      this.device.queue.submit([this.#encoder.finish()]);
+      this.counts.submissions++;
+    }
+    for (const buffer of this.#passing) buffer.destroy();
+    this.#passing = [];
+    this.#pass = undefined;
+    this.#encoder = undefined;
+    this.#ringUsed = 0;
+    this.#recorded = 0;
+    this.pool.trim();
+  }
+
+  /** Copies between buffers, in order with the kernels. Offsets and size are multiples of 4. */
+  copy(from: GPUBuffer, fromOffset: number, to: GPUBuffer, toOffset: number, size: number): void {
+    this.#pass?.end();
+    this.#pass = undefined;
+    this.#encoder ??= this.device.createCommandEncoder();
+    this.#encoder.copyBufferToBuffer(from, fromOffset, to, toOffset, size);
+  }
+
+  /** Copies host bytes into a buffer, after all recorded work. `offset` is a multiple of 4; a ragged end is padded. */
+  upload(buffer: GPUBuffer, offset: number, bytes: Uint8Array): void {
+    this.submit();
+    for (let at = 0; at < bytes.byteLength; at += UPLOAD_BYTES) {
+      let piece = bytes.subarray(at, at + UPLOAD_BYTES);
+      if (piece.byteLength % 4 !== 0) {
+        const padded = new Uint8Array(Math.ceil(piece.byteLength / 4) * 4);
+        padded.set(piece);
+        piece = padded;
+      }
+      this.device.queue.writeBuffer(buffer, offset + at, piece as Uint8Array<ArrayBuffer>);
+      // Lets the driver give back the copies of pieces that the GPU has taken.
+      this.device.queue.submit([]);
+    }
+  }
+
+  /** Waits for all recorded work and copies bytes out. Offset and length need not be aligned. */
+  async read(block: Block, byteOffset: number, byteLength: number): Promise<Uint8Array> {
+    this.counts.reads++;
+    if (byteLength === 0) {
+      await this.done();
+      return new Uint8Array(0);
+    }
+    const first = Math.floor(byteOffset / 4) * 4;
+    const size = Math.ceil((byteOffset + byteLength - first) / 4) * 4;
+    const staging = this.device.createBuffer({ size, usage: USAGE.mapRead | USAGE.copyDst });
+    try {
+      this.copy(this.bufferOf(block, "read"), first, staging, 0, size);
+      this.submit();
+      await staging.mapAsync(1, 0, size).catch((cause: Error) => {
+        this.fail(new DeviceError("gpu", `reading failed: ${cause.message}`, { cause }));
+      });
+      this.check();
+      return new Uint8Array(staging.getMappedRange(0, size)).slice(byteOffset - first, byteOffset - first + byteLength);
+    } finally {
+      staging.destroy();
+    }
+  }
+
+  /** Waits for all recorded work. @throws DeviceError the first error among it */
+  async done(): Promise<void> {
+    this.submit();
+    await this.device.queue.onSubmittedWorkDone();
+    this.check();
+  }
+
+  /** @throws DeviceError the first error of what was recorded so far */
+  check(): void {
+    if (this.#failure) throw this.#failure;
+  }
+
+  /** @throws DeviceError when the memory was freed */
+  bufferOf(block: Block, op: string): GPUBuffer {
+    if (!block.buffer) throw new DeviceError(op, "a tensor was used after its memory was freed");
+    return block.buffer;
+  }
+
+  blockOf(storage: Storage): Block {
+    return storage.handle as Block;
+  }
+
+  /** Whether one binding can hold the view. */
+  fits(view: View): boolean {
+    const { offset, size } = this.#range(view);
+    return size + (offset % this.#align) <= this.limits.maxStorageBufferBindingSize;
+  }
+
+  /** Bytes of the storage from the view's first to its last element. */
+  #range(view: View): { offset: number; size: number } {
+    let [low, high] = [view.offset, view.offset + 1];
+    for (const [d, n] of view.shape.entries()) {
+      const reach = (n - 1) * view.strides[d];
+      if (n === 0) return { offset: 0, size: 4 };
+      if (reach < 0) low += reach;
+      else high += reach;
+    }
+    const bytes = BYTES[view.dtype];
+    const offset = Math.floor((low * bytes) / 4) * 4;
+    return { offset, size: Math.ceil(high * bytes) - offset };
+  }
+
+  /**
+   * The view as a kernel sees it: the whole buffer where a binding can hold that, otherwise a window around the view.
+   * @throws DeviceError unless the view lies in its living storage and a window can hold it (cut it into rows: {@link rowWindows})
+   */
+  bind(view: View, op: string): Bound {
+    const block = this.blockOf(view.storage);
+    const buffer = this.bufferOf(block, op);
+    const { offset, size } = this.#range(view);
+    if (offset < 0 || offset + size > Math.max(4, Math.ceil(block.bytes / 4) * 4)) {
+      throw new DeviceError(
+        op,
+        `a view of shape [${view.shape}] at element ${view.offset} leaves its storage of ${block.bytes} bytes`,
+      );
+    }
+    const most = this.limits.maxStorageBufferBindingSize;
+    if (buffer.size <= most) return { binding: { buffer, offset: 0, size: buffer.size }, first: view.offset };
+    const start = Math.floor(offset / this.#align) * this.#align;
+    const length = Math.ceil((offset + size - start) / 4) * 4;
+    if (length > most) {
+      throw new DeviceError(
+        op,
+        `a view of shape [${view.shape}] needs ${length} bytes; one binding of the GPU holds ${most}`,
+      );
+    }
+    return { binding: { buffer, offset: start, size: length }, first: view.offset - start / BYTES[view.dtype] };
+  }
+
+  /** The view in pieces of whole rows (its first dimension), each of which one binding can hold. */
+  rowWindows(view: View): { readonly row: number; readonly view: View }[] {
+    const [rows] = view.shape;
+    if (rows === 0 || this.fits(view)) return [{ row: 0, view }];
+    const rowBytes = Math.abs(view.strides[0]) * BYTES[view.dtype];
+    const count = Math.max(1, Math.floor((this.limits.maxStorageBufferBindingSize - 2 * this.#align) / rowBytes) - 1);
+    const windows = [];
+    for (let row = 0; row < rows; row += count) {
+      const shape = [Math.min(count, rows - row), ...view.shape.slice(1)];
+      windows.push({ row, view: { ...view, offset: view.offset + row * view.strides[0], shape } });
+    }
+    return windows;
+  }
+
+  destroy(): void {
+    this.submit();
+    this.device.destroy();
+  }
+}
