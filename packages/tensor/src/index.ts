@@ -10,6 +10,7 @@ export type {
   MatmulOptions,
   RandomKey,
   ReduceKind,
+  RowsKind,
   Segment,
   View,
 } from "./devices/device.ts";
@@ -66,6 +67,7 @@ export {
   registry,
   rmsNorm,
   rope,
+  rowsAs,
   softmax,
   stack,
   swiglu,

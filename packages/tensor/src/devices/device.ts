@@ -38,6 +38,12 @@ export interface RandomKey {
   readonly stream: number;
 }
 
+/**
+ * By which means a device makes results that it rounds otherwise for few rows (decoding) than for many (reading a prompt).
+ * Named, it holds for any number of rows: a row's result is then the same in any company.
+ */
+export type RowsKind = "few" | "many";
+
 /** What a matrix product may do besides multiplying: `out = alpha·a·b (+ out, or + addend) (+ bias)`. */
 export interface MatmulOptions {
   /** Factor on the product; 1 unless given. */
@@ -48,12 +54,21 @@ export interface MatmulOptions {
   readonly bias?: View;
   /** f32 [m, n], added to the result; without `accumulate` and batch dimensions. */
   readonly addend?: View;
+  /** By the number of rows (`FEW_ROWS`) unless given. */
+  readonly rows?: RowsKind;
 }
 
 /** Shape of an attention call. `scale` multiplies q·k (1/√head size). */
 export interface AttentionOptions {
   readonly segments: readonly Segment[];
   readonly scale: number;
+  /**
+   * i32 [n]: rows of k and v. Where given, segments count their keys here: key j is row keyRows[j]. So sequences may lie
+   * in pages of a cache, and share them. Only for a device that {@link Device.readsKeyRows}, and not backward.
+   */
+  readonly keyRows?: View;
+  /** By each segment's number of queries unless given. */
+  readonly rows?: RowsKind;
 }
 
 /** Arguments of {@link Device.lowRank} and {@link Device.lowRankBackward}; all f32 (f64 on reference). */
@@ -149,6 +164,8 @@ export interface Device {
   readonly info: DeviceInfo;
   /** Element types that storages may hold here. */
   readonly dtypes: readonly DType[];
+  /** Attention takes `keyRows`; elsewhere keys and values are gathered first. */
+  readonly readsKeyRows?: boolean;
 
   /** Memory of `byteLength` bytes, content undefined. @throws DeviceError when there is none left. */
   allocate(byteLength: number): unknown;

@@ -13,6 +13,7 @@ export * from "./loss.ts";
 export { linear, matmul } from "./matmul.ts";
 export * from "./model.ts";
 export * from "./reduce.ts";
+export { rowsAs } from "./rows.ts";
 export * from "./shape.ts";
 
 /** Every op by name: what the generated gradient checks and the device conformance suite go through. */

@@ -5,6 +5,7 @@ import { IDENTITY } from "../expr/program.ts";
 import { broadcastShapes, sameShape, show, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { apply, type Context, defineOp, type ResultType } from "./op.ts";
+import { rowsKind } from "./rows.ts";
 import { broadcastView, rowsView, transposed } from "./views.ts";
 
 function checkTypes(op: string, a: Tensor, b: Tensor): void {
@@ -22,7 +23,7 @@ function batched(view: View, batch: readonly number[]): View {
 
 function multiply(context: Context, a: Tensor, b: Tensor, out: Tensor): void {
   const batch = out.shape.slice(0, -2);
-  context.device.matmul(batched(a, batch), batched(b, batch), out);
+  context.device.matmul(batched(a, batch), batched(b, batch), out, { rows: rowsKind() });
 }
 
 /** Sums a product's gradient over the batch dimensions in which its operand was repeated. */
@@ -82,7 +83,7 @@ export function linearInto(
 ): void {
   const [x, weight] = inputs;
   const { bias, addend } = optionalInputs(inputs, args, first);
-  const options = addend ? { addend: rows(addend) } : { bias };
+  const options = { rows: rowsKind(), ...(addend ? { addend: rows(addend) } : { bias }) };
   context.device.matmul(rows(x), transposed(weight), rows(out), options);
   if (bias && addend) context.device.elementwise(IDENTITY, [], [broadcastView(bias, out.shape)], out, true);
 }

@@ -1,12 +1,13 @@
 import { full } from "../creation.ts";
 import type { AttentionOptions, Device, RandomKey, Segment } from "../devices/device.ts";
-import { DTypeError, ShapeError, TensorError } from "../errors.ts";
+import { DTypeError, GradientError, ShapeError, TensorError } from "../errors.ts";
 import { sameShape, show } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 import { mul } from "./elementwise.ts";
 import { embedding } from "./embedding.ts";
 import { matmul } from "./matmul.ts";
 import { apply, defineOp } from "./op.ts";
+import { rowsKind } from "./rows.ts";
 
 export interface RopeArgs {
   readonly positions: Tensor;
@@ -18,6 +19,12 @@ export interface DropoutArgs {
   readonly p: number;
   readonly key: RandomKey;
   readonly rows: Tensor;
+}
+
+export interface AttentionArgs {
+  readonly segments: readonly Segment[];
+  readonly scale: number;
+  readonly keyRows?: Tensor;
 }
 
 export interface LossArgs {
@@ -114,9 +121,9 @@ export const modelOps = {
     },
   }),
 
-  attention: defineOp<AttentionOptions>({
+  attention: defineOp<AttentionArgs>({
     name: "attention",
-    infer([q, k, v], { segments }) {
+    infer([q, k, v], { segments, keyRows }) {
       checkFloat("attention", q);
       if (k.dtype !== q.dtype || v.dtype !== q.dtype)
         throw new DTypeError("attention", `q, k and v must be of one type, not ${q.dtype}, ${k.dtype} and ${v.dtype}`);
@@ -132,17 +139,29 @@ export const modelOps = {
           `needs q [queries, heads, size], k and v [keys, kvHeads, size]: ${[q, k, v].map((t) => show(t.shape)).join(", ")}`,
         );
       }
-      checkSegments(segments, q.shape[0], k.shape[0]);
+      if (keyRows && (keyRows.rank !== 1 || keyRows.dtype !== "i32")) {
+        throw new ShapeError("attention", `keyRows must be i32 [keys], not ${keyRows.dtype} ${show(keyRows.shape)}`);
+      }
+      checkSegments(segments, q.shape[0], (keyRows ?? k).shape[0]);
       return { shape: q.shape, dtype: q.dtype };
     },
-    forward(context, [q, k, v], options) {
+    forward(context, [q, k, v], { segments, scale, keyRows }) {
       const out = context.output();
+      const options: AttentionOptions = { segments, scale, keyRows, rows: rowsKind() };
+      if (keyRows && context.recorded) {
+        throw new GradientError("attention", "no gradient flows to keys by keyRows; use them inside noGrad()");
+      }
+      if (keyRows && !context.device.readsKeyRows) {
+        const [keys, values] = [k, v].map((t) => embedding(t, keyRows));
+        context.device.attention(q, keys, values, { ...options, keyRows: undefined }, out, undefined);
+        return out;
+      }
       const lse = context.recorded ? context.empty([q.shape[1], q.shape[0]], q.dtype) : undefined;
       context.device.attention(q, k, v, options, out, lse);
       if (lse) context.save(q, k, v, out, lse);
       return out;
     },
-    backward(context, grad, options) {
+    backward(context, grad, options: AttentionOptions) {
       const [q, k, v, out, lse] = context.saved;
       const grads = context.inputs.map(({ shape, dtype }) => context.empty(shape, dtype));
       context.device.attentionBackward(grad, q, k, v, out, lse, options, grads[0], grads[1], grads[2]);
@@ -250,15 +269,17 @@ export function swiglu(gate: Tensor, up: Tensor): Tensor {
 /**
  * Causal attention inside each segment, queries grouped over fewer key/value heads. Shapes: q [queries, heads, size],
  * k and v [keys, kvHeads, size]; scale is 1/√size unless given. Segments must cover every query once.
+ *
+ * @param keyRows i32 [n]: segments count their keys here, key j being row keyRows[j] of k and v. Trusted as indices are
  */
 export function attention(
   q: Tensor,
   k: Tensor,
   v: Tensor,
   segments: readonly Segment[],
-  scale = 1 / Math.sqrt(q.shape[2]),
+  { scale = 1 / Math.sqrt(q.shape[2]), keyRows }: { scale?: number; keyRows?: Tensor } = {},
 ): Tensor {
-  return apply(modelOps.attention, [q, k, v], { segments, scale });
+  return apply(modelOps.attention, [q, k, v], { segments, scale, keyRows });
 }
 
 /**

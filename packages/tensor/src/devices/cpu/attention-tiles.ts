@@ -1,5 +1,5 @@
 // Attention on matrix tiles: packed keys, the items of a call, and the kernels' arguments.
-import type { Segment, View } from "../device.ts";
+import type { RowsKind, Segment, View } from "../device.ts";
 import { operand } from "./attention-operand.ts";
 import type { CpuContext } from "./context.ts";
 import { groupBytes, type Parts, SIDE } from "./kernels/attention-tile-parts.ts";
@@ -25,15 +25,16 @@ import {
 /** Sequences with fewer queries are left to vectors: packing their keys would cost more than it saves. */
 const FEWEST_QUERIES = { forward: 32, backward: 8 } as const;
 
-/** Whether tiles take a sequence: a matter of that sequence alone, so that its results are too. */
+/** Whether tiles take a sequence: a matter of that sequence, or of what was asked for, alone, so that its results are too. */
 export function fitsTiles(
   cpu: CpuContext,
   size: number,
   { queries }: Segment,
   pass: keyof typeof FEWEST_QUERIES,
+  rows: RowsKind = queries >= FEWEST_QUERIES[pass] ? "many" : "few",
 ): boolean {
   const { kernels, terms } = cpu;
-  return kernels.target.tiles === true && terms !== 3 && size % SIDE === 0 && queries >= FEWEST_QUERIES[pass];
+  return kernels.target.tiles === true && terms !== 3 && size % SIDE === 0 && rows === "many";
 }
 
 /** Groups of keys, a sequence's key head after the other. */

@@ -72,13 +72,13 @@ function chunkOf(q: View, segments: readonly Segment[], items: number): number {
 function forVectors(
   cpu: CpuContext,
   size: number,
-  segments: readonly Segment[],
+  { segments, rows }: AttentionOptions,
   pass: "forward" | "backward",
   run: (tiles: Tiles, onTiles: readonly Segment[]) => boolean,
 ): readonly Segment[] {
   const { tiles } = machineCode ?? {};
   if (!tiles) return segments;
-  const onTiles = segments.filter((segment) => tiles.fitsAttention(cpu, size, segment, pass));
+  const onTiles = segments.filter((segment) => tiles.fitsAttention(cpu, size, segment, pass, rows));
   if (onTiles.length === 0 || !run(tiles, onTiles)) return segments;
   return segments.filter((segment) => !onTiles.includes(segment));
 }
@@ -97,7 +97,7 @@ export function attention(
   if (group === undefined) return false;
   const size = q.shape[2]!;
   const { scale } = options;
-  const segments = forVectors(cpu, size, options.segments, "forward", (tiles, onTiles) =>
+  const segments = forVectors(cpu, size, options, "forward", (tiles, onTiles) =>
     tiles.attention(cpu, q, k, v, { segments: onTiles, scale }, out, lse),
   );
   const { target } = cpu.kernels;
@@ -138,7 +138,7 @@ export function attentionBackward(
   // Keys that no sequence holds get no gradient.
   for (const view of [gradK, gradV]) clearUnused(cpu, view, options.segments);
   const { scale } = options;
-  const segments = forVectors(cpu, size, options.segments, "backward", (tiles, onTiles) =>
+  const segments = forVectors(cpu, size, options, "backward", (tiles, onTiles) =>
     tiles.attentionBackward(cpu, grad, q, k, v, out, lse, { segments: onTiles, scale }, gradQ, gradK, gradV),
   );
   const forQueries = queryItems(segments, chunkQueries, k.shape[1]!);

@@ -1,7 +1,7 @@
 // Matrix products: which kernel, with which arguments.
 import { machineCode } from "#machine-code";
 import { type BlockType, BYTES, isBlocks } from "../../dtype.ts";
-import { FEW_ROWS, type MatmulOptions, type View } from "../device.ts";
+import { FEW_ROWS, type MatmulOptions, type RowsKind, type View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import { gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "./kernels/gemm.ts";
 import { fewRowsChunk, GEMV_ROWS, gemv } from "./kernels/gemv.ts";
@@ -25,7 +25,7 @@ interface Source {
 
 /** Runs `out = alpha·a·b (+ out | + bias | + addend)`; false where no kernel takes these strides and types. */
 export function matmul(cpu: CpuContext, a: View, b: View, out: View, options: MatmulOptions = {}): boolean {
-  const { alpha = 1, accumulate = false, bias, addend } = options;
+  const { alpha = 1, accumulate = false, bias, addend, rows } = options;
   if (a.dtype !== "f32" || out.dtype !== "f32" || !isWeight(b.dtype)) return false;
   if (Number(accumulate) + Number(bias !== undefined) + Number(addend !== undefined) > 1) return false;
   if (addend && (addend.dtype !== "f32" || addend.shape.length !== 2 || addend.strides[1] !== 1)) return false;
@@ -48,7 +48,7 @@ export function matmul(cpu: CpuContext, a: View, b: View, out: View, options: Ma
     const c = baseOut! + 4 * offsetOut;
     const source: Source = accumulate ? { address: c, row: 4 * result.row, column: 1 } : apart;
     product(cpu, {
-      ...{ m, n, k, alpha, source, element: b.dtype },
+      ...{ m, n, k, alpha, source, element: b.dtype, rows: rows ?? (m <= FEW_ROWS ? "few" : "many") },
       a: { ...left, address: baseA! + 4 * offsetA },
       b: { ...right, address: baseB! + sizeB * offsetB },
       c: { ...result, address: c },
@@ -70,6 +70,7 @@ export interface Product {
   readonly k: number;
   readonly alpha: number;
   readonly element: Weight;
+  readonly rows: RowsKind;
   readonly a: Matrix;
   readonly b: Matrix;
   readonly c: Matrix;
@@ -80,18 +81,21 @@ export interface Product {
  * Runs `c = a·b (+ c)` on matrices by address, dense along one of their dimensions. A row of f32 or bf16 weights gives the
  * same bits for any number of rows.
  */
-export function matmulAt(cpu: CpuContext, given: Omit<Product, "alpha" | "source"> & { accumulate?: boolean }): void {
+export function matmulAt(
+  cpu: CpuContext,
+  given: Omit<Product, "alpha" | "source" | "rows"> & { accumulate?: boolean },
+): void {
   const { c, accumulate } = given;
   const source = accumulate
     ? { address: c.address, row: 4 * c.row, column: 1 }
     : { address: cpu.zeros, row: 0, column: 0 };
-  manyRows(cpu, { ...given, alpha: 1, source });
+  manyRows(cpu, { ...given, rows: "many", alpha: 1, source });
 }
 
 /** Runs a product of few rows, in one or two passes over the weights as they lie; false where `gemv` does not take the strides. */
 function fewRows(cpu: CpuContext, given: Product): boolean {
   const { m, n, k, alpha, element, a, b, c, source } = given;
-  if (isBlocks(element) || m > FEW_ROWS || a.column !== 1 || b.row !== 1) return false;
+  if (given.rows === "many" || isBlocks(element) || a.column !== 1 || b.row !== 1) return false;
   const { kernels, threads } = cpu;
   const chunk = fewRowsChunk(n, b.column * BYTES[element], threads);
   for (let first = 0; first < m; first += GEMV_ROWS) {

@@ -1,7 +1,7 @@
 // Products with weights in quantised blocks: which kernels, with which arguments.
 import { BLOCKS, type BlockType, fromF16 } from "../../dtype.ts";
 import type { QuantizableType } from "../../quantized/encode.ts";
-import { FEW_ROWS, type View } from "../device.ts";
+import type { View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import { fewRowsChunk } from "./kernels/gemv.ts";
 import {
@@ -27,7 +27,7 @@ type FloatProduct = (product: Product) => void;
 /** `c = alpha·a·b + source` with b in blocks along k (a weight's transpose) or along n, whole blocks in every row. */
 export function blockProduct(cpu: CpuContext, product: BlockProduct, multiply: FloatProduct): void {
   if (product.b.column === 1) alongColumns(cpu, product, multiply);
-  else if (product.m <= FEW_ROWS && product.a.column === 1) byBytes(cpu, product);
+  else if (product.rows === "few" && product.a.column === 1) byBytes(cpu, product);
   else alongInner(cpu, product, multiply);
 }
 

@@ -15,7 +15,7 @@ export interface Cost {
 /** The methods of a device that compute or move data and return nothing. */
 export type Primitive = Exclude<
   {
-    [K in keyof Device]: Device[K] extends (...args: never[]) => infer Result
+    [K in keyof Device]-?: Device[K] extends (...args: never[]) => infer Result
       ? unknown extends Result
         ? never
         : undefined extends Result

@@ -24,6 +24,7 @@ import * as modelLoops from "./model-loops.ts";
 export abstract class HostDevice implements Device {
   abstract readonly info: DeviceInfo;
   abstract readonly dtypes: readonly DType[];
+  readonly readsKeyRows: boolean = true;
 
   abstract allocate(byteLength: number): unknown;
   abstract map(bytes: Uint8Array, elementBytes: number): unknown;

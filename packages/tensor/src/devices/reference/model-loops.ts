@@ -176,17 +176,21 @@ export function attention(
   const [Q, K, V] = [q, k, v].map((view) => load(host, view));
   const result = new Float64Array(Q.length);
   const logSumExp = new Float64Array(heads * queries);
+  const keyRows = options.keyRows && load(host, options.keyRows);
+  const keyAt = (j: number): number => (keyRows ? keyRows[j] : j);
   eachScore(options, heads, kvHeads, (row, h, first, count, kvHead) => {
     const scores = new Float64Array(count);
     let max = Number.NEGATIVE_INFINITY;
     for (let j = 0; j < count; j++) {
-      scores[j] = options.scale * dot(Q, (row * heads + h) * size, K, ((first + j) * kvHeads + kvHead) * size, size);
+      const key = (keyAt(first + j) * kvHeads + kvHead) * size;
+      scores[j] = options.scale * dot(Q, (row * heads + h) * size, K, key, size);
       max = Math.max(max, scores[j]);
     }
     let sum = 0;
     for (let j = 0; j < count; j++) sum += scores[j] = Math.exp(scores[j] - max);
     for (let j = 0; j < count; j++) {
-      addScaled(result, (row * heads + h) * size, scores[j] / sum, V, ((first + j) * kvHeads + kvHead) * size, size);
+      const value = (keyAt(first + j) * kvHeads + kvHead) * size;
+      addScaled(result, (row * heads + h) * size, scores[j] / sum, V, value, size);
     }
     logSumExp[h * queries + row] = max + Math.log(sum);
   });
