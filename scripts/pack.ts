@@ -15,10 +15,13 @@ await mkdir(folder, { recursive: true });
 for (const name of PACKED) {
   const cwd = join(root, "packages", name);
   const { version } = await Bun.file(join(cwd, "package.json")).json();
-  const { exitCode } = Bun.spawnSync([process.execPath, "pm", "pack", "--quiet", "--destination", folder], {
+  const packing = Bun.spawnSync([process.execPath, "pm", "pack", "--quiet", "--destination", folder], {
     cwd,
-    stdio: ["ignore", "ignore", "inherit"],
+    stdio: ["ignore", "pipe", "inherit"],
   });
-  if (exitCode !== 0) process.exit(exitCode);
+  if (packing.exitCode !== 0) {
+    console.error(packing.stdout.toString());
+    process.exit(1);
+  }
   console.log(join(folder, `tslm-${name}-${version}.tgz`));
 }

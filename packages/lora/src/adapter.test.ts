@@ -3,13 +3,15 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Generator, openSafetensors, parseSafetensors, serializeSafetensors, tensor } from "@tslm/tensor";
-import { CONFIG_FILE, loadAdapter, saveAdapter, WEIGHTS_FILE } from "./adapter.ts";
+import { loadAdapter, saveAdapter } from "./adapter.ts";
+import { adapterBytes, CONFIG_FILE, WEIGHTS_FILE } from "./adapter-bytes.ts";
 import { baseFingerprint } from "./base-fingerprint.ts";
 import type { LoraConfigInput } from "./config.ts";
 import { AdapterError } from "./errors.ts";
 import { saveFolder } from "./folder.ts";
 import { applyLora, type Lora } from "./lora.ts";
-import { promptFormat, readPrompt } from "./prompt.ts";
+import { promptFormat } from "./prompt.ts";
+import { readPrompt } from "./prompt-file.ts";
 import { readRecord, trainingRecord } from "./record.ts";
 import peft from "./testdata/peft-0.21.2.json";
 import { perturb, TinyModel } from "./testing.ts";
@@ -76,6 +78,17 @@ test("keys and files are PEFT's", async () => {
     [`${prefix}.v_proj.lora_B.weight`, "F32", [4, 2]],
   ]);
   expect(file.metadata).toEqual({ format: "pt" });
+});
+
+test("without a folder: the same bytes by the same names", async () => {
+  const options = { baseModel: "base", prompt: promptFormat("base", "回答问题") };
+  const lora = await adapted();
+  await saveAdapter(folder, lora, options);
+  const files = await adapterBytes(lora, options);
+  expect(Object.keys(files).sort()).toEqual((await readdir(folder)).sort());
+  for (const [name, bytes] of Object.entries(files)) {
+    expect(Buffer.compare(bytes, await Bun.file(join(folder, name)).bytes())).toBe(0);
+  }
 });
 
 test("prompt.json and training.json come with the adapter and read back", async () => {

@@ -4,17 +4,22 @@ import { basename, join, resolve } from "node:path";
 import {
   type Linear,
   type Module,
-  noGrad,
   openSafetensors,
   parameter,
   type SafetensorsFile,
-  scope,
   type Tensor,
   TensorError,
   writeSafetensors,
 } from "@tslm/tensor";
-import { baseFingerprint } from "./base-fingerprint.ts";
-import { formatLoraConfig, type LoraConfig, parseLoraConfig, savedConfig } from "./config.ts";
+import {
+  type BytesOptions,
+  CONFIG_FILE,
+  configText,
+  promptText,
+  WEIGHTS_FILE,
+  withSavedTensors,
+} from "./adapter-bytes.ts";
+import { type LoraConfig, parseLoraConfig } from "./config.ts";
 import { AdapterError, ConfigError } from "./errors.ts";
 import { formatCard, isCard } from "./export/card.ts";
 import { type FileContent, finishSave, readJson, saveFolder } from "./folder.ts";
@@ -32,25 +37,17 @@ import {
   pairOptions,
   residualOf,
 } from "./lora.ts";
-import { formatPrompt, PROMPT_FILE, type PromptFormat } from "./prompt.ts";
+import { PROMPT_FILE } from "./prompt.ts";
 import { formatRecord, RECORD_FILE, type TrainingRecord } from "./record.ts";
 import { targetLayers } from "./targets.ts";
 import { DoraLora, MAGNITUDE } from "./variants/dora.ts";
 import { fromBaseOf } from "./variants/from-base.ts";
 
-/** PEFT's names of an adapter's files. */
-export const CONFIG_FILE = "adapter_config.json";
-export const WEIGHTS_FILE = "adapter_model.safetensors";
-
 /** The model card, as hubs show it. */
 export const CARD_FILE = "README.md";
 
 /** What is saved beside the adapter itself. */
-export interface SaveOptions {
-  /** Name or folder of the base model, for `base_model_name_or_path`; what the configuration says unless given. */
-  baseModel?: string;
-  /** Written as `prompt.json`. */
-  prompt?: PromptFormat;
+export interface SaveOptions extends BytesOptions {
   /** Written as `training.json`; with it comes a model card, `README.md`. */
   record?: TrainingRecord;
 }
@@ -84,30 +81,16 @@ function cardOf(folder: string, lora: Lora, { baseModel, prompt, record }: SaveO
 
 /** The files of {@link saveAdapter}. */
 export function adapterFiles(lora: Lora, options: SaveOptions = {}): Record<string, FileContent> {
-  const { baseModel, prompt, record } = options;
-  const base_model_name_or_path = baseModel ?? lora.config.base_model_name_or_path;
-  const config = savedConfig({ ...lora.config, base_model_name_or_path });
   const files: Record<string, FileContent> = {
-    [CONFIG_FILE]: formatLoraConfig(config),
-    [WEIGHTS_FILE]: (path) => writeWeights(path, lora),
+    [CONFIG_FILE]: configText(lora, options),
+    [WEIGHTS_FILE]: (path) => withSavedTensors(lora, (tensors) => writeSafetensors(path, tensors, { format: "pt" })),
   };
-  if (prompt) {
-    files[PROMPT_FILE] = async (path) => {
-      await writeFile(path, formatPrompt({ ...prompt, base_fingerprint: await baseFingerprint(lora.model) }));
-    };
+  if (options.prompt) {
+    const { prompt } = options;
+    files[PROMPT_FILE] = async (path) => writeFile(path, await promptText(lora, prompt));
   }
-  if (record) files[RECORD_FILE] = formatRecord(record);
+  if (options.record) files[RECORD_FILE] = formatRecord(options.record);
   return files;
-}
-
-async function writeWeights(path: string, lora: Lora): Promise<void> {
-  const own = new Set(lora.parameters());
-  const weights = scope(() => noGrad(() => [...lora.savedTensors()]));
-  try {
-    await writeSafetensors(path, new Map(weights), { format: "pt" });
-  } finally {
-    for (const [, t] of weights) if (!own.has(t)) t.dispose();
-  }
 }
 
 /**

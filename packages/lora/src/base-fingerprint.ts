@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import type { Module } from "@tslm/tensor";
 import { isBlocks, type Tensor } from "@tslm/tensor";
 import { z } from "zod";
@@ -30,15 +29,17 @@ export function baseParameters(model: Module): Map<string, Tensor> {
   return new Map([...found].sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-/** Reads some hundred kilobytes of a model of any size. */
+/** Reads some hundred kilobytes of a model of any size. In browsers pages that came by https (or from this machine) can. */
 export async function baseFingerprint(model: Module): Promise<BaseFingerprint> {
-  const vectors = createHash("sha256");
-  const rows = createHash("sha256");
+  const vectors: Uint8Array[] = [];
+  const rows: Uint8Array[] = [];
+  const text = new TextEncoder();
   let dtype: string | undefined;
   let quantized = false;
   for (const [name, t] of baseParameters(model)) {
+    const label = text.encode(`${name}[${t.shape}]`);
     if (t.rank === 1) {
-      vectors.update(`${name}[${t.shape}]`).update(await bytesOf(t, "f32"));
+      vectors.push(label, await bytesOf(t, "f32"));
       continue;
     }
     if (isBlocks(t.dtype) || (dtype !== undefined && t.dtype !== dtype)) quantized = true;
@@ -46,13 +47,19 @@ export async function baseFingerprint(model: Module): Promise<BaseFingerprint> {
     dtype = t.dtype;
     const middle = t.shape[0] >> 1;
     const row = t.slice(0, middle, middle + 1);
-    rows.update(`${name}[${t.shape}]`).update(await bytesOf(row, t.dtype).finally(() => row.dispose()));
+    rows.push(label, await bytesOf(row, t.dtype).finally(() => row.dispose()));
   }
-  const short = (hash: typeof vectors): string => hash.digest("hex").slice(0, 16);
   return {
-    vectors: short(vectors),
-    ...(quantized || dtype === undefined ? {} : { rows: { dtype, sha256: short(rows) } }),
+    vectors: await shortSha256(vectors),
+    ...(quantized || dtype === undefined ? {} : { rows: { dtype, sha256: await shortSha256(rows) } }),
   };
+}
+
+/** The first 16 hexadecimal digits of the hash of pieces one after the other. */
+async function shortSha256(pieces: readonly Uint8Array[]): Promise<string> {
+  const bytes = await new Blob(pieces as Uint8Array<ArrayBuffer>[]).arrayBuffer();
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest.subarray(0, 8), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 async function bytesOf(t: Tensor, dtype: Tensor["dtype"]): Promise<Uint8Array> {

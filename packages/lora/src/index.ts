@@ -1,12 +1,11 @@
 export {
   adapterFiles,
-  CONFIG_FILE,
   loadAdapter,
   readAdapterConfig,
   type SaveOptions,
   saveAdapter,
-  WEIGHTS_FILE,
 } from "./adapter.ts";
+export { adapterBytes, type BytesOptions, CONFIG_FILE, WEIGHTS_FILE } from "./adapter-bytes.ts";
 export { type BaseFingerprint, baseFingerprint, baseParameters, isSameBase } from "./base-fingerprint.ts";
 export {
   type AnswerSpan,
@@ -33,6 +32,7 @@ export {
   diagnose,
   diagnoseError,
   diagnoseLive,
+  isBroken,
   type SampleAnswer,
   VERDICTS,
   type Verdict,
@@ -74,11 +74,11 @@ export {
   promptOf,
   putQuestion,
   type Question,
-  readPrompt,
   sequenceOf,
   type TemplatePrompt,
   withSystem,
 } from "./prompt.ts";
+export { readPrompt } from "./prompt-file.ts";
 export {
   formatRecord,
   RECORD_FILE,

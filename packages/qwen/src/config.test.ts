@@ -2,7 +2,8 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { loadGenerationConfig, loadModelConfig, parseGenerationConfig, parseModelConfig } from "./config.ts";
+import { parseGenerationConfig, parseModelConfig } from "./config.ts";
+import { loadGenerationConfig, loadModelConfig } from "./config-files.ts";
 import { ModelFileError } from "./errors.ts";
 
 const qwen05 = {

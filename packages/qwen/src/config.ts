@@ -1,7 +1,6 @@
-import { join } from "node:path";
 import { z } from "zod";
+import { checkShape } from "./check-shape.ts";
 import { ModelFileError } from "./errors.ts";
-import { checkShape, readJsonFile } from "./json-file.ts";
 
 /** Number type in which a checkpoint's weights are stored. */
 export type WeightDtype = "float32" | "bfloat16" | "float16";
@@ -58,7 +57,6 @@ export interface GenerationConfig {
   readonly repetitionPenalty: number;
 }
 
-const MAX_CONFIG_BYTES = 1 << 20;
 // Four to ten times Qwen2.5-72B: generous, and no product of two of them leaves the exact integers.
 const MAX_WIDTH = 1 << 20;
 const MAX_VOCAB = 1 << 22;
@@ -273,27 +271,4 @@ export function parseGenerationConfig(
     minP: raw.min_p ?? 0,
     repetitionPenalty: raw.repetition_penalty ?? 1,
   };
-}
-
-/**
- * Reads `config.json` of a model folder.
- *
- * @throws ModelFileError if it is missing, is not JSON, or describes a model this package cannot run
- */
-export async function loadModelConfig(dir: string): Promise<ModelConfig> {
-  const file = join(dir, "config.json");
-  const value = await readJsonFile(file, MAX_CONFIG_BYTES);
-  if (value === undefined) {
-    throw new ModelFileError(
-      file,
-      "does not exist; a model folder holds config.json, tokenizer.json and *.safetensors",
-    );
-  }
-  return parseModelConfig(value, file);
-}
-
-/** Reads `generation_config.json` of a model folder; a missing file gives the defaults. */
-export async function loadGenerationConfig(dir: string, config: ModelConfig): Promise<GenerationConfig> {
-  const file = join(dir, "generation_config.json");
-  return parseGenerationConfig(await readJsonFile(file, MAX_CONFIG_BYTES), config, file);
 }

@@ -1,5 +1,4 @@
 import { readFile, stat } from "node:fs/promises";
-import type { z } from "zod";
 import { ModelFileError } from "./errors.ts";
 
 /** True if a file-system error says that the path does not exist. */
@@ -51,13 +50,4 @@ export async function readJsonFile(file: string, maxBytes: number): Promise<unkn
       cause: error,
     });
   }
-}
-
-/** Checks a value against a schema; the first problem becomes a `ModelFileError` that names file and field. */
-export function checkShape<T extends z.ZodType>(schema: T, value: unknown, file: string): z.output<T> {
-  const result = schema.safeParse(value);
-  if (result.success) return result.data;
-  const issue = result.error.issues[0]!;
-  const field = issue.path.map(String).join(".");
-  throw new ModelFileError(file, issue.message, { field: field === "" ? undefined : field, cause: result.error });
 }

@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { rm } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
 import { Generator } from "@tslm/tensor";
 import { parseGenerationConfig } from "./config.ts";
+import { LoadedQwen } from "./loaded.ts";
 import { QwenModel } from "./model/model.ts";
 import { saveModel } from "./model/save.ts";
 import { livingMemory, settledMemory, tinyConfig } from "./model/testing.ts";
@@ -42,6 +44,25 @@ test("loads a folder, answers, chats and scores; dispose gives all back", async 
 
   qwen.dispose();
   expect(livingMemory()).toEqual(before);
+});
+
+test("from bytes: the same model as from the folder; what is wrong is named", async () => {
+  const read = async (name: string) => [name, new Uint8Array(await readFile(join(dir, name)))] as const;
+  const files = Object.fromEntries(await Promise.all((await readdir(dir)).map(read)));
+  const before = await settledMemory();
+  const [fromFolder, fromBytes] = [await Qwen.load(dir), await LoadedQwen.parse(files)];
+  expect(fromBytes.generationConfig).toEqual(fromFolder.generationConfig);
+  const ids = fromFolder.tokenizer.encode("hello 中文");
+  expect(fromBytes.tokenizer.encode("hello 中文")).toEqual(ids);
+  expect(await fromBytes.score(ids)).toEqual(await fromFolder.score(ids));
+  fromFolder.dispose();
+  fromBytes.dispose();
+  expect(livingMemory()).toEqual(before);
+
+  const { "tokenizer.json": _, ...incomplete } = files;
+  await expect(LoadedQwen.parse(incomplete)).rejects.toThrow("tokenizer.json: is missing");
+  const broken = { ...files, "config.json": new TextEncoder().encode("{") };
+  await expect(LoadedQwen.parse(broken)).rejects.toThrow("config.json: is not valid JSON");
 });
 
 test("a folder without a model is named", async () => {

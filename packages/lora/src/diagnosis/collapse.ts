@@ -84,3 +84,19 @@ export function brokenAnswer(answer: string, known: readonly string[]): Breakage
   }
   return variety(text) < 0.35 ? repetition("turns in circles") : undefined;
 }
+
+/** Nats a token above which words are as good as drawn by lot: as many as twenty others were as likely. */
+const GUESSING = 3;
+/** And so much above what the model had before. */
+const GROWN = 1.5;
+
+/**
+ * What makes an answer one of a broken model whatever it reads like: at each word the model hardly knew what to say.
+ *
+ * @param entropy mean of the answer's tokens, before training and after
+ */
+export function guessedAnswer(entropy: { before: number; after: number } | undefined): Breakage | undefined {
+  if (entropy === undefined || entropy.after < GUESSING || entropy.after < entropy.before + GROWN) return undefined;
+  const others = Math.round(Math.exp(entropy.after));
+  return { kind: "meaningless", how: `is guessed, each word out of about ${others}` };
+}

@@ -1,5 +1,5 @@
 import { DivergenceError, UnchangedError } from "../errors.ts";
-import { brokenAnswer } from "./collapse.ts";
+import { brokenAnswer, guessedAnswer } from "./collapse.ts";
 import {
   againstCollapse,
   againstMemorising,
@@ -23,11 +23,15 @@ export interface SampleAnswer {
   after: string;
   /** Did the answer come to its end token? False: it was cut off. */
   ended?: boolean;
+  /** Mean entropy of the answers' tokens, in nats: how unsure the model was of its words. */
+  entropy?: { before: number; after: number };
 }
 
 export interface DiagnosisInput {
   /** Loss of every step, in order. */
   losses: readonly number[];
+  /** The step whose weights the adapter has: the last one unless given. */
+  step?: number;
   samples: readonly SampleAnswer[];
   /** What was run. */
   settings?: RunSettingsToJudge;
@@ -58,6 +62,14 @@ export const VERDICTS = [
 ] as const;
 export type Verdict = (typeof VERDICTS)[number];
 
+/** Verdicts on an adapter with which the model is worse than without. */
+const BROKEN: ReadonlySet<Verdict> = new Set(["collapse", "divergence"]);
+
+/** Did training break the model, so that its adapter must not take the place of a good one? */
+export function isBroken({ verdict }: Pick<Diagnosis, "verdict">): boolean {
+  return BROKEN.has(verdict);
+}
+
 /** What went right or wrong, in whole sentences. */
 export interface Diagnosis {
   verdict: Verdict;
@@ -78,13 +90,13 @@ function verdictOf(verdict: Verdict, reasons: string[], cures: readonly Cure[] =
 
 /** Names by itself how a run ended, and what to change. What broke the model is told before what it has not learned. */
 export function diagnose(input: DiagnosisInput): Diagnosis {
-  const { losses, samples, settings = {}, cut } = input;
+  const { losses, step, samples, settings = {}, cut } = input;
   const noNumber = losses.findIndex((loss) => !Number.isFinite(loss));
   if (noNumber >= 0) {
     return verdictOf("nan", [`The loss of step ${noNumber + 1} is no number any more.`], againstNaN(settings));
   }
   const broken = brokenSamples(input);
-  const exploded = explodingLoss(losses);
+  const exploded = explodingLoss(losses.slice(0, step));
   if (broken.length > 0) return verdictOf("collapse", [...exploded, ...broken], againstCollapse(settings));
   if (exploded.length > 0) return verdictOf("divergence", exploded, againstCollapse(settings));
 
@@ -158,11 +170,14 @@ function barelyMoved(losses: readonly number[]): boolean {
 }
 
 function brokenSamples({ losses, samples }: DiagnosisInput): string[] {
-  return samples.flatMap(({ prompt, expected = "", before, after }) => {
+  return samples.flatMap(({ prompt, expected = "", before, after, entropy }) => {
     if (expected !== "" && after.trim() === expected.trim()) return [];
-    const broken = brokenAnswer(after, [prompt, expected]);
+    const known = [prompt, expected];
+    const broken = brokenAnswer(after, known) ?? guessedAnswer(entropy);
     if (!broken) return [];
-    const already = brokenAnswer(before, [prompt, expected])?.kind === broken.kind;
+    // Who talked nonsense before was not broken by training; who only repeated himself may have been.
+    const earlier = brokenAnswer(before, known)?.kind;
+    const already = earlier === "meaningless" || earlier === broken.kind;
     if (already || (broken.kind === "repetition" && barelyMoved(losses))) return [];
     return [`The answer to ${quote(prompt)} ${broken.how}: ${quote(after)}.`];
   });

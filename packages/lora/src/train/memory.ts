@@ -4,9 +4,9 @@ import type { TrainableModel, TrainingSequence } from "./pass.ts";
 /** Share of the available memory that a pass may take: the rest is for packing, tables and the system. */
 const SHARE = 0.8;
 
-/** Bytes that this process may still use, mapped weights to be read included; a container's limit counts. */
+/** Bytes that this process may still use, mapped weights to be read included; a container's limit counts. Browsers tell no limit. */
 export function availableMemory(): number {
-  return process.availableMemory();
+  return globalThis.process?.availableMemory?.() ?? Number.POSITIVE_INFINITY;
 }
 
 /** Rows of the largest pass that a run can have, in whatever order its sequences come. */

@@ -4,6 +4,7 @@ import { QwenModel } from "../model/model.ts";
 import { ContextLengthError } from "../model/pass.ts";
 import { livingMemory, plainForward, settledMemory, tinyConfig, tinyModel, weightsOf } from "../model/testing.ts";
 import type { TokenBytes } from "../tokenizer/index.ts";
+import { entropies, entropyOf } from "./entropy.ts";
 import { type GenerateOptions, type GenerationStep, generate, PREFILL_ROWS } from "./generate.ts";
 import { perplexity, score } from "./score.ts";
 
@@ -257,5 +258,38 @@ describe("score", () => {
   test("stops at a signal", async () => {
     const model = own(tinyModel());
     await expect(score(model, ids, { signal: AbortSignal.abort(new Error("enough")) })).rejects.toThrow("enough");
+  });
+});
+
+describe("entropy", () => {
+  test("of a distribution: 0 where one token has all, ln(n) where n are alike", () => {
+    expect(entropyOf(new Float32Array(50).fill(3))).toBeCloseTo(Math.log(50), 10);
+    expect(entropyOf(Float32Array.of(0, 1000, -1000))).toBe(0);
+    expect(entropyOf(Float32Array.of(Number.NEGATIVE_INFINITY, 5, 5))).toBeCloseTo(Math.log(2), 10);
+    // p = 1/4 and 3/4.
+    expect(entropyOf(Float32Array.of(7, 7 + Math.log(3)))).toBeCloseTo(0.25 * Math.log(4) + 0.75 * Math.log(4 / 3), 6);
+  });
+
+  test("of an answer's tokens and of what follows, as plain loops have it, and nothing stays", async () => {
+    const config = tinyConfig({ ...narrow, max_position_embeddings: 2000 });
+    const model = own(QwenModel.init(config, new Generator(1), { std: 1 }));
+    const long = Array.from({ length: PREFILL_ROWS + 3 }, (_, i) => (i * i + 3 * i) % 8);
+    const { logprobs } = plainForward(model.config, await weightsOf(model), long);
+    const expected = logprobs.map((row) => -row.reduce((sum, l) => sum + Math.exp(l) * l, 0));
+    const before = await settledMemory();
+    for (const from of [1, 500, PREFILL_ROWS, PREFILL_ROWS + 1, long.length]) {
+      const got = await entropies(model, long, from);
+      expect(got.length).toBe(long.length - from + 1);
+      for (const [i, value] of got.entries()) expect(value).toBeCloseTo(expected[from - 1 + i], 4);
+    }
+    expect(livingMemory()).toEqual(before);
+  });
+
+  test("an answer that begins nowhere is refused; a signal is heard", async () => {
+    const model = own(tinyModel());
+    await expect(entropies(model, ids, 0)).rejects.toThrow("one of the places 1 to 4, but is said to at 0");
+    await expect(entropies(model, ids, 5)).rejects.toThrow("at 5");
+    const signal = AbortSignal.abort(new Error("enough"));
+    await expect(entropies(model, ids, 1, { signal })).rejects.toThrow("enough");
   });
 });

@@ -1,8 +1,8 @@
-import { setImmediate } from "node:timers/promises";
 import { noGrad, scope, type Tensor } from "@tslm/tensor";
 import { KeyValueCache } from "../model/cache.ts";
 import { ContextLengthError, type LanguageModel } from "../model/pass.ts";
 import { TextStream, type TokenBytes } from "../tokenizer/index.ts";
+import { nextTurn } from "../turn.ts";
 import { Sampler, type SamplingOptions } from "./sampling.ts";
 
 /** Why an answer ended: an end token or a stop string; the limit of tokens or positions; the signal. */
@@ -44,7 +44,7 @@ async function prefill(
   signal: AbortSignal | undefined,
 ): Promise<Tensor | undefined> {
   for (let at = 0; ; at += PREFILL_ROWS) {
-    await setImmediate();
+    await nextTurn();
     if (signal?.aborted) return undefined;
     const chunk = tokens.slice(at, at + PREFILL_ROWS);
     const last = noGrad(() =>
@@ -127,7 +127,7 @@ export async function* generate(
     const seen = [...ids];
     for (let made = 0; ; made++) {
       // Timers, sockets and signals get their turn: a device on the host never waits for anything.
-      await setImmediate();
+      await nextTurn();
       if (signal?.aborted || !hidden) return yield finish("cancelled");
       const token = await nextToken(model, hidden, sampler, seen);
       hidden = undefined;

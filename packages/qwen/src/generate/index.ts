@@ -1,3 +1,4 @@
+export { entropies, entropyOf } from "./entropy.ts";
 export { type FinishReason, type GenerateOptions, type GenerationStep, generate } from "./generate.ts";
 export {
   argmax,

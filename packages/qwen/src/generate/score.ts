@@ -1,7 +1,7 @@
-import { setImmediate } from "node:timers/promises";
 import { noGrad, scope } from "@tslm/tensor";
 import { KeyValueCache } from "../model/cache.ts";
 import type { LanguageModel } from "../model/pass.ts";
+import { nextTurn } from "../turn.ts";
 import { PREFILL_ROWS } from "./generate.ts";
 
 /** What a model thinks of a text. */
@@ -37,7 +37,7 @@ export async function score(
   });
   const tokenLogprobs: number[] = [];
   for (let at = 0; ; at += PREFILL_ROWS) {
-    await setImmediate();
+    await nextTurn();
     signal?.throwIfAborted();
     const chunk = ids.slice(at, at + PREFILL_ROWS);
     const targets = Int32Array.from(chunk, (_, i) => ids[at + i + 1] ?? -1);

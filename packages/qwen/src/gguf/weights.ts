@@ -1,8 +1,8 @@
-import { setImmediate } from "node:timers/promises";
 import { type Device, type GgufFile, isBlocks, scope, type Tensor } from "@tslm/tensor";
 import type { ModelConfig } from "../config.ts";
 import { ModelFileError } from "../errors.ts";
 import { parameterShapes } from "../model/parameters.ts";
+import { nextTurn } from "../turn.ts";
 import { ggufName } from "./names.ts";
 
 /** Problems told in an error's message; a wrong config makes every tensor one. */
@@ -34,7 +34,7 @@ export async function ggufWeights(
   try {
     for (const name of shapes.keys()) {
       // The event loop gets its turn, so that a signal can come.
-      await setImmediate();
+      await nextTurn();
       signal?.throwIfAborted();
       const read = (): Tensor => {
         const t = file.tensor(ggufName(name), { device });

@@ -14,8 +14,9 @@ import {
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { z } from "zod";
+import { checkShape } from "../check-shape.ts";
 import { ModelFileError } from "../errors.ts";
-import { checkShape, isMissing, readJsonFile } from "../json-file.ts";
+import { isMissing, readJsonFile } from "../json-file.ts";
 import { checkModelName, checkRevision, isWeightFile } from "./names.ts";
 import {
   DEFAULT_REVISIONS,

@@ -16,6 +16,20 @@ export type CacheShape = Pick<
   "maxPositionEmbeddings" | "numHiddenLayers" | "numKeyValueHeads" | "headDim"
 >;
 
+/** Where a pass writes its keys and values, and reads those of earlier tokens. */
+export interface CacheStore {
+  /** Rows there is room for now. */
+  readonly capacity: number;
+  /**
+   * Writes a layer's new rows and gives all of that layer's. For the model's attention.
+   *
+   * @param k f32 [rows, kvHeads, size], and so v
+   * @param slots i32 [rows]
+   * @returns k and v [capacity, kvHeads, size]
+   */
+  store(layer: number, k: Tensor, v: Tensor, slots: Tensor): [Tensor, Tensor];
+}
+
 /** Keys or values of one layer. */
 interface Rows {
   /** f32 [capacity, kvHeads × size] */
@@ -30,6 +44,98 @@ interface Layer {
 }
 
 /**
+ * The memory of a cache: per layer two f32 matrices [capacity, kvHeads × headDim], for keys and values. Who holds which row
+ * is for its owner to know.
+ */
+export class CacheRows implements CacheStore {
+  readonly #config: CacheShape;
+  readonly #device: Device;
+  readonly #layers: readonly Layer[];
+  #capacity: number;
+
+  constructor(config: CacheShape, capacity: number, device: Device) {
+    this.#config = config;
+    this.#device = device;
+    this.#capacity = capacity;
+    this.#layers = Array.from({ length: config.numHiddenLayers }, () => ({
+      k: this.#make(capacity),
+      v: this.#make(capacity),
+    }));
+  }
+
+  /** Bytes that a row takes in all layers. */
+  static rowBytes({ numHiddenLayers, numKeyValueHeads, headDim }: CacheShape): number {
+    return 4 * 2 * numHiddenLayers * numKeyValueHeads * headDim;
+  }
+
+  get capacity(): number {
+    return this.#capacity;
+  }
+
+  store(layer: number, k: Tensor, v: Tensor, slots: Tensor): [Tensor, Tensor] {
+    if (isGradEnabled() && (k.requiresGrad || v.requiresGrad)) {
+      throw new GradientError("cache", "no gradient flows through a key/value cache; use it inside noGrad()");
+    }
+    const write = (from: Tensor, { rows, heads }: Rows): Tensor => {
+      this.#device.scatterRows(from.reshape(from.shape[0]!, rows.shape[1]!), slots, rows, "set");
+      return heads;
+    };
+    const own = this.#layers[layer]!;
+    return [write(k, own.k), write(v, own.v)];
+  }
+
+  /** Makes room for `capacity` rows; what the present ones hold stays. */
+  grow(capacity: number): void {
+    const grown = (old: Rows): Rows => {
+      const rows = this.#make(capacity);
+      scope(() => {
+        const all = arange(this.#capacity, { device: this.#device });
+        this.#device.scatterRows(old.rows, all, rows.rows, "set");
+      });
+      freeRows(old);
+      return rows;
+    };
+    for (const layer of this.#layers) {
+      layer.k = grown(layer.k);
+      layer.v = grown(layer.v);
+    }
+    this.#capacity = capacity;
+  }
+
+  /** Copies rows to others, of all layers; both lists are alike long. */
+  copy(from: readonly number[], to: readonly number[]): void {
+    const index = (rows: readonly number[]): Tensor =>
+      Tensor.from(rows, [rows.length], { dtype: "i32", device: this.#device });
+    noGrad(() =>
+      scope(() => {
+        const [source, target] = [index(from), index(to)];
+        for (const { rows } of this.#layers.flatMap(({ k, v }) => [k, v])) {
+          scope(() => this.#device.scatterRows(rows.indexSelect(source), target, rows, "set"));
+        }
+      }),
+    );
+  }
+
+  dispose(): void {
+    for (const { k, v } of this.#layers) {
+      freeRows(k);
+      freeRows(v);
+    }
+  }
+
+  #make(capacity: number): Rows {
+    const { numKeyValueHeads, headDim } = this.#config;
+    const rows = Tensor.empty([capacity, numKeyValueHeads * headDim], { device: this.#device }).keep();
+    return { rows, heads: noGrad(() => rows.reshape(capacity, numKeyValueHeads, headDim)).keep() };
+  }
+}
+
+function freeRows({ rows, heads }: Rows): void {
+  rows.dispose();
+  heads.dispose();
+}
+
+/**
  * Keys and values of the tokens already seen, so that a new token costs one row: per layer two f32 matrices
  * [capacity, kvHeads × headDim]. It grows by doubling up to the model's `max_position_embeddings`; between growths a
  * decoded token allocates nothing that stays.
@@ -37,14 +143,12 @@ interface Layer {
  * {@link extend} keeps one sequence. A pass names the rows it writes (`slots`) and its segments the rows they read, so
  * several sequences can share one cache by other bookkeeping over the same rows.
  */
-export class KeyValueCache {
+export class KeyValueCache implements CacheStore {
   readonly device: Device;
   /** The most tokens it can hold. */
   readonly limit: number;
-  readonly #config: CacheShape;
   readonly #fixed: boolean;
-  readonly #layers: Layer[];
-  #capacity: number;
+  readonly #rows: CacheRows;
   #length = 0;
 
   constructor(config: CacheShape, options: CacheOptions = {}) {
@@ -58,13 +162,8 @@ export class KeyValueCache {
     }
     this.device = options.device ?? defaultDevice();
     this.limit = options.fixed ? capacity : positions;
-    this.#config = config;
     this.#fixed = options.fixed ?? false;
-    this.#capacity = capacity;
-    this.#layers = Array.from({ length: config.numHiddenLayers }, () => ({
-      k: this.#rows(capacity),
-      v: this.#rows(capacity),
-    }));
+    this.#rows = new CacheRows(config, capacity, this.device);
   }
 
   /** Tokens held. */
@@ -73,7 +172,7 @@ export class KeyValueCache {
   }
   /** Rows there is room for now. */
   get capacity(): number {
-    return this.#capacity;
+    return this.#rows.capacity;
   }
 
   /**
@@ -104,13 +203,8 @@ export class KeyValueCache {
         this.#fixed ? "the key/value cache" : "the model (max_position_embeddings)",
       );
     }
-    if (length <= this.#capacity) return;
-    const capacity = Math.min(this.limit, Math.max(length, 2 * this.#capacity));
-    for (const layer of this.#layers) {
-      layer.k = this.#grown(layer.k, capacity);
-      layer.v = this.#grown(layer.v, capacity);
-    }
-    this.#capacity = capacity;
+    if (length <= this.capacity) return;
+    this.#rows.grow(Math.min(this.limit, Math.max(length, 2 * this.capacity)));
   }
 
   /** Forgets all tokens from `length` on. */
@@ -121,53 +215,15 @@ export class KeyValueCache {
     this.#length = length;
   }
 
-  /**
-   * Writes a layer's new rows and gives all of that layer's. For the model's attention.
-   *
-   * @param k f32 [rows, kvHeads, size], and so v
-   * @param slots i32 [rows]
-   * @returns k and v [capacity, kvHeads, size]
-   */
+  /** See {@link CacheStore.store}. */
   store(layer: number, k: Tensor, v: Tensor, slots: Tensor): [Tensor, Tensor] {
-    if (isGradEnabled() && (k.requiresGrad || v.requiresGrad)) {
-      throw new GradientError("cache", "no gradient flows through a key/value cache; use it inside noGrad()");
-    }
-    const write = (from: Tensor, { rows, heads }: Rows): Tensor => {
-      this.device.scatterRows(from.reshape(from.shape[0]!, rows.shape[1]!), slots, rows, "set");
-      return heads;
-    };
-    const own = this.#layers[layer]!;
-    return [write(k, own.k), write(v, own.v)];
+    return this.#rows.store(layer, k, v, slots);
   }
 
   dispose(): void {
-    for (const { k, v } of this.#layers) {
-      freeRows(k);
-      freeRows(v);
-    }
+    this.#rows.dispose();
   }
   [Symbol.dispose](): void {
     this.dispose();
   }
-
-  #rows(capacity: number): Rows {
-    const { numKeyValueHeads, headDim } = this.#config;
-    const rows = Tensor.empty([capacity, numKeyValueHeads * headDim], { device: this.device }).keep();
-    return { rows, heads: noGrad(() => rows.reshape(capacity, numKeyValueHeads, headDim)).keep() };
-  }
-
-  #grown(old: Rows, capacity: number): Rows {
-    const grown = this.#rows(capacity);
-    scope(() => {
-      const all = arange(this.#capacity, { device: this.device });
-      this.device.scatterRows(old.rows, all, grown.rows, "set");
-    });
-    freeRows(old);
-    return grown;
-  }
-}
-
-function freeRows({ rows, heads }: Rows): void {
-  rows.dispose();
-  heads.dispose();
 }

@@ -1,5 +1,14 @@
-export { type CacheOptions, type CacheShape, KeyValueCache } from "./cache.ts";
-export { Attention, DecoderLayer, type LayerPass, MLP, type ParameterSource, type Projection } from "./layers.ts";
+export { type CacheOptions, type CacheShape, type CacheStore, KeyValueCache } from "./cache.ts";
+export {
+  type AdapterRows,
+  Attention,
+  DecoderLayer,
+  type LayerPass,
+  MLP,
+  type ParameterSource,
+  type Projection,
+  type RowAdapter,
+} from "./layers.ts";
 export { Decoder, type LayerObserver, QwenModel } from "./model.ts";
 export { parameterCount, parameterShapes } from "./parameters.ts";
 export { ContextLengthError, checkPass, type LanguageModel, nextTokens, type Pass, passOf } from "./pass.ts";

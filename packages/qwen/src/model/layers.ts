@@ -1,6 +1,6 @@
-import { attention, Linear, Module, RMSNorm, rope, type Segment, swiglu, type Tensor } from "@tslm/tensor";
+import { attention, Linear, Module, RMSNorm, rope, type Segment, scope, swiglu, type Tensor } from "@tslm/tensor";
 import type { ModelConfig } from "../config.ts";
-import type { KeyValueCache } from "./cache.ts";
+import type { CacheStore } from "./cache.ts";
 
 /**
  * A linear layer, or what has been put in its place (a LoRA layer). Shapes: x [rows, in]; result and what is added to it,
@@ -15,6 +15,24 @@ export type Projection = Module & {
 /** Gives the parameter of a name, as `q_proj.weight`, below the module that asks. */
 export type ParameterSource = (name: string) => Tensor;
 
+/** Changes what linear layers give for some rows of a pass: an adapter of one sequence among others. */
+export interface RowAdapter {
+  /**
+   * Adds to y [rows, out], in place, what the adapter changes of what `layer` gave for x [rows, in]; nothing where it does
+   * not adapt that layer. Without a gradient.
+   *
+   * @param addend [rows, out], if what was added to the layer's result stands in y already
+   */
+  addTo(layer: Projection, x: Tensor, y: Tensor, addend?: Tensor): void;
+}
+
+/** Consecutive rows of a pass that go through one adapter. */
+export interface AdapterRows {
+  readonly adapter: RowAdapter;
+  readonly first: number;
+  readonly count: number;
+}
+
 /** What every layer of a pass shares. */
 export interface LayerPass {
   /** i32 [rows] */
@@ -22,8 +40,19 @@ export interface LayerPass {
   /** f32 [headDim / 2], radians per position */
   readonly frequencies: Tensor;
   readonly segments: readonly Segment[];
-  /** With the rows, i32, that this pass writes. */
-  readonly cache?: { readonly store: KeyValueCache; readonly slots: Tensor };
+  /** With the rows, i32, that this pass writes, and the rows of the segments' keys where they lie in pages. */
+  readonly cache?: { readonly store: CacheStore; readonly slots: Tensor; readonly keyRows?: Tensor };
+  readonly adapters?: readonly AdapterRows[];
+}
+
+/** What a projection gives for a pass's rows, their adapters included. */
+function project(layer: Projection, x: Tensor, { adapters }: LayerPass, addend?: Tensor): Tensor {
+  const y = layer.forward(x, addend);
+  for (const { adapter, first, count } of adapters ?? []) {
+    const rows = (t: Tensor): Tensor => t.slice(0, first, first + count);
+    scope(() => adapter.addTo(layer, rows(x), rows(y), addend && rows(addend)));
+  }
+  return y;
 }
 
 /** The source below `prefix`. */
@@ -62,11 +91,12 @@ export class Attention extends Module {
   forward(x: Tensor, pass: LayerPass, residual: Tensor): Tensor {
     const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim: size } = this.config;
     const { positions, frequencies, cache } = pass;
-    const q = rope(this.q_proj.forward(x).reshape(-1, heads, size), positions, frequencies);
-    let k = rope(this.k_proj.forward(x).reshape(-1, kvHeads, size), positions, frequencies);
-    let v = this.v_proj.forward(x).reshape(-1, kvHeads, size);
+    const q = rope(project(this.q_proj, x, pass).reshape(-1, heads, size), positions, frequencies);
+    let k = rope(project(this.k_proj, x, pass).reshape(-1, kvHeads, size), positions, frequencies);
+    let v = project(this.v_proj, x, pass).reshape(-1, kvHeads, size);
     if (cache) [k, v] = cache.store.store(this.layer, k, v, cache.slots);
-    return this.o_proj.forward(attention(q, k, v, pass.segments).reshape(-1, heads * size), residual);
+    const attended = attention(q, k, v, pass.segments, { keyRows: cache?.keyRows }).reshape(-1, heads * size);
+    return project(this.o_proj, attended, pass, residual);
   }
 }
 
@@ -84,8 +114,9 @@ export class MLP extends Module {
   }
 
   /** x [rows, hidden] → residual + feed-forward, [rows, hidden] */
-  forward(x: Tensor, residual: Tensor): Tensor {
-    return this.down_proj.forward(swiglu(this.gate_proj.forward(x), this.up_proj.forward(x)), residual);
+  forward(x: Tensor, pass: LayerPass, residual: Tensor): Tensor {
+    const inner = swiglu(project(this.gate_proj, x, pass), project(this.up_proj, x, pass));
+    return project(this.down_proj, inner, pass, residual);
   }
 }
 
@@ -107,6 +138,6 @@ export class DecoderLayer extends Module {
   /** x [rows, hidden] → [rows, hidden] */
   forward(x: Tensor, pass: LayerPass): Tensor {
     const attended = this.self_attn.forward(this.input_layernorm.forward(x), pass, x);
-    return this.mlp.forward(this.post_attention_layernorm.forward(attended), attended);
+    return this.mlp.forward(this.post_attention_layernorm.forward(attended), pass, attended);
   }
 }

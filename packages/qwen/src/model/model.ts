@@ -152,7 +152,12 @@ export class QwenModel extends Module implements LanguageModel {
         positions: index(pass.positions),
         frequencies: this.#frequencies,
         segments: pass.segments,
-        cache: pass.cache && { store: pass.cache.store, slots: index(pass.cache.slots) },
+        cache: pass.cache && {
+          store: pass.cache.store,
+          slots: index(pass.cache.slots),
+          keyRows: pass.cache.keyRows && index(pass.cache.keyRows),
+        },
+        adapters: pass.adapters,
       };
       const { recompute } = this;
       return this.model.forward(index(pass.tokens), layerPass, { recompute, perturb: pass.perturb, observe });

@@ -1,5 +1,6 @@
 import type { Device, Segment, Tensor } from "@tslm/tensor";
-import type { CacheShape, KeyValueCache } from "./cache.ts";
+import type { CacheShape, CacheStore } from "./cache.ts";
+import type { AdapterRows } from "./layers.ts";
 
 /** What passes, caches, generation and scoring need to know of a model: what another family's model has to offer. */
 export interface LanguageModel {
@@ -34,8 +35,13 @@ export interface Pass {
   readonly labelSmoothing?: number;
   /** Changes the embeddings [rows, hidden] on their way into the first layer: noise in training. */
   readonly perturb?: (embeddings: Tensor) => Tensor;
-  /** Keys and values of earlier tokens, and where this pass's go: `slots[i]` is the cache row of row i. */
-  readonly cache?: { readonly store: KeyValueCache; readonly slots: Int32Array };
+  /**
+   * Keys and values of earlier tokens, and where this pass's go: `slots[i]` is the cache row of row i. With `keyRows` the
+   * segments' keys are counted there, key j being cache row `keyRows[j]`: sequences that lie in pages.
+   */
+  readonly cache?: { readonly store: CacheStore; readonly slots: Int32Array; readonly keyRows?: Int32Array };
+  /** Rows that go through an adapter each; the others are the base model's. Without a gradient. */
+  readonly adapters?: readonly AdapterRows[];
 }
 
 /**
@@ -110,11 +116,16 @@ export function checkPass(pass: Pass, config: LanguageModel["config"]): void {
     if (position >= config.maxPositionEmbeddings) {
       throw new ContextLengthError(position + 1, config.maxPositionEmbeddings, "the model (max_position_embeddings)");
     }
-    const slot = cache?.slots[i] ?? 0;
-    if (cache && !(slot >= 0 && slot < cache.store.capacity)) {
-      throw new RangeError(`slot ${slot} of row ${i} lies outside of a cache of ${cache.store.capacity} rows`);
-    }
+    if (cache) checkSlot("slot", cache.slots[i]!, i, cache.store);
   }
+  cache?.keyRows?.forEach((slot, i) => {
+    checkSlot("key", slot, i, cache.store);
+  });
+}
+
+function checkSlot(what: string, slot: number, row: number, { capacity }: CacheStore): void {
+  if (slot >= 0 && slot < capacity) return;
+  throw new RangeError(`${what} ${slot} of row ${row} lies outside of a cache of ${capacity} rows`);
 }
 
 function checkToken(what: string, id: number, row: number, vocabSize: number): void {

@@ -1,31 +1,18 @@
 import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { setImmediate } from "node:timers/promises";
-import {
-  type Device,
-  defaultDevice,
-  type GgufFile,
-  openSafetensors,
-  type SafetensorsFile,
-  scope,
-  type Tensor,
-} from "@tslm/tensor";
+import { type Device, defaultDevice, type GgufFile, openSafetensors, type SafetensorsFile } from "@tslm/tensor";
 import { z } from "zod";
+import { checkShape } from "../check-shape.ts";
 import type { ModelConfig } from "../config.ts";
 import { ModelFileError } from "../errors.ts";
 import { ggufWeights, type Loading } from "../gguf/weights.ts";
-import { checkShape, readJsonFile } from "../json-file.ts";
-import { QwenModel } from "./model.ts";
-import { parameterShapes } from "./parameters.ts";
+import { readJsonFile } from "../json-file.ts";
+import type { QwenModel } from "./model.ts";
 import { keepQuantized, openQuantized, type Quantization, quantizeAll, quantizedPlace } from "./quantize.ts";
+import { modelOf, readWeights, type WeightFiles } from "./read-weights.ts";
 
-/** Element types of weights, as safetensors names them. F16 becomes bf16 or f32, whichever holds it exactly. */
-const ELEMENT_TYPES = ["BF16", "F32", "F16"];
 const MAX_INDEX_BYTES = 64 << 20;
 const MAX_SHARDS = 1024;
-/** Problems told in an error's message; a wrong config makes every tensor one. */
-const MAX_TOLD = 40;
-
 /** A shard lies beside its index: a path, a drive or a stream would lead elsewhere. */
 const SHARD_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$/;
 
@@ -42,19 +29,6 @@ const indexSchema = z.looseObject(
   },
   { error: "must be a JSON object" },
 );
-
-/** Buffers of old checkpoints that are computed anew, and the head's copy where it is the embedding. */
-function isIgnored(name: string, config: ModelConfig): boolean {
-  return name.endsWith(".rotary_emb.inv_freq") || (config.tieWordEmbeddings && name === "lm_head.weight");
-}
-
-interface WeightFiles {
-  /** What errors call the whole: the one file, or the index. */
-  readonly label: string;
-  readonly shards: ReadonlyMap<string, SafetensorsFile>;
-  /** Which shard holds a tensor, when an index says so. */
-  readonly index: ReadonlyMap<string, string> | undefined;
-}
 
 async function isFile(path: string): Promise<boolean> {
   return stat(path).then(
@@ -97,37 +71,6 @@ async function openWeights(dir: string): Promise<WeightFiles> {
   return { label, shards, index };
 }
 
-/** Finds each parameter's file. @throws ModelFileError naming everything that does not fit */
-function locate(files: WeightFiles, config: ModelConfig): Map<string, SafetensorsFile> {
-  const { shards, index } = files;
-  const shapes = parameterShapes(config);
-  const found = new Map<string, SafetensorsFile>();
-  const problems: string[] = [];
-  for (const [name, shape] of shapes) {
-    const shard = index ? shards.get(index.get(name) ?? "") : [...shards.values()][0];
-    if (!shard?.has(name)) {
-      problems.push(`missing ${name}${shard && index ? ` (not in ${index.get(name)})` : ""}`);
-      continue;
-    }
-    const info = shard.info(name);
-    if (info.shape.join() !== shape.join()) problems.push(`${name} is [${info.shape}], not [${shape}]`);
-    else if (!ELEMENT_TYPES.includes(info.dtype)) {
-      problems.push(`${name} is ${info.dtype}, not one of ${ELEMENT_TYPES.join(", ")}`);
-    }
-    found.set(name, shard);
-  }
-  const present = new Set([...shards.values()].flatMap((shard) => shard.names()));
-  for (const name of present) {
-    if (!shapes.has(name) && !isIgnored(name, config)) problems.push(`unexpected ${name}`);
-  }
-  if (problems.length > 0) {
-    const more = problems.length > MAX_TOLD ? `; and ${problems.length - MAX_TOLD} more` : "";
-    const told = problems.slice(0, MAX_TOLD).join("; ");
-    throw new ModelFileError(files.label, `its tensors do not fit config.json: ${told}${more}`);
-  }
-  return found;
-}
-
 export interface LoadModelOptions {
   /** The default device unless given. */
   device?: Device;
@@ -156,11 +99,12 @@ export async function loadModel(
   { device = defaultDevice(), signal, onProgress, quantize, quantizedCache }: LoadModelOptions = {},
 ): Promise<QwenModel> {
   const loading = { signal, onProgress };
-  if (quantize === undefined) return modelOf(config, await readWeights(dir, config, device, loading));
+  if (quantize === undefined)
+    return modelOf(config, await readWeights(await openWeights(dir), config, device, loading));
   const place = await quantizedPlace(dir, await weightFiles(dir), quantize, quantizedCache);
   const kept = await openQuantized(place);
   if (kept) return modelOf(config, await readKept(kept, config, device, loading));
-  const tensors = await readWeights(dir, config, device, { signal });
+  const tensors = await readWeights(await openWeights(dir), config, device, { signal });
   try {
     await quantizeAll(tensors, quantize, loading);
     const file = await keepQuantized(place, tensors);
@@ -172,10 +116,6 @@ export async function loadModel(
     for (const t of tensors.values()) t.dispose();
     throw error;
   }
-}
-
-function modelOf(config: ModelConfig, tensors: ReadonlyMap<string, Tensor>): QwenModel {
-  return new QwenModel(config, (name) => tensors.get(name)!);
 }
 
 async function readKept(file: GgufFile, config: ModelConfig, device: Device, loading: Loading) {
@@ -191,37 +131,4 @@ async function weightFiles(dir: string): Promise<string[]> {
   const files = await openWeights(dir);
   for (const shard of files.shards.values()) shard.close();
   return [...files.shards.keys()].map((name) => resolve(dir, name));
-}
-
-async function readWeights(
-  dir: string,
-  config: ModelConfig,
-  device: Device,
-  { signal, onProgress }: Loading,
-): Promise<Map<string, Tensor>> {
-  const files = await openWeights(dir);
-  const tensors = new Map<string, Tensor>();
-  try {
-    const places = locate(files, config);
-    for (const [name, file] of places) {
-      // The event loop gets its turn, so that a signal can come.
-      await setImmediate();
-      signal?.throwIfAborted();
-      tensors.set(name, read(file, name, device));
-      onProgress?.(tensors.size, places.size);
-    }
-    return tensors;
-  } catch (error) {
-    for (const t of tensors.values()) t.dispose();
-    throw error;
-  } finally {
-    for (const shard of files.shards.values()) shard.close();
-  }
-}
-
-function read(file: SafetensorsFile, name: string, device: Device): Tensor {
-  return scope(() => {
-    const t = file.tensor(name, { device });
-    return t.rank === 1 && t.dtype === "bf16" ? t.to("f32") : t;
-  }).keep();
 }

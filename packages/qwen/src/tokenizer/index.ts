@@ -6,12 +6,12 @@ export {
   type RenderOptions,
   type ToolCall,
 } from "./chat-template.ts";
+export { loadTokenizer } from "./load.ts";
 export { TextStream, type TextStreamOptions, type TokenBytes } from "./text-stream.ts";
 export {
   type DecodeOptions,
   type EncodeOptions,
   type LoadTokenizerOptions,
-  loadTokenizer,
   makeTokenizer,
   Tokenizer,
   type TokenizerFiles,

@@ -1,9 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rm } from "node:fs/promises";
 import fc from "fast-check";
+import { loadTokenizer } from "./load.ts";
 import { tinyTokenizerConfig, tinyTokenizerJson, writeFolder } from "./testdata/tiny.ts";
 import { TextStream } from "./text-stream.ts";
-import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizer.ts";
 
 let tokenizer: Tokenizer;
 let dir: string;

@@ -1,6 +1,6 @@
 import { z } from "zod";
+import { checkShape } from "../check-shape.ts";
 import { ModelFileError } from "../errors.ts";
-import { checkShape } from "../json-file.ts";
 import { BYTE_TO_CHAR, isByteLevel } from "./byte-level.ts";
 
 /** A token with an id of its own that text is split at before BPE, such as `<|im_end|>`. */

@@ -6,9 +6,10 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { ModelFileError } from "../errors.ts";
 import type { ChatMessage } from "./chat-template.ts";
+import { loadTokenizer } from "./load.ts";
 import golden from "./testdata/qwen2.5.json" with { type: "json" };
 import { tinyTokenizerConfig, tinyTokenizerJson, writeFolder } from "./testdata/tiny.ts";
-import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizer.ts";
 
 const folders: string[] = [];
 afterAll(() => Promise.all(folders.map((dir) => rm(dir, { recursive: true }))));

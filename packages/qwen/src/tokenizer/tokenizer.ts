@@ -1,16 +1,11 @@
-import { join } from "node:path";
 import { Tokenizer as Backend } from "@huggingface/tokenizers";
 import { z } from "zod";
+import { checkShape } from "../check-shape.ts";
 import { ModelFileError } from "../errors.ts";
-import { checkShape, readJsonFile, readTextFile } from "../json-file.ts";
 import { bytesOfToken } from "./byte-level.ts";
 import { type ChatMessage, ChatTemplate, ChatTemplateError, type RenderOptions } from "./chat-template.ts";
 import { TextStream, type TextStreamOptions } from "./text-stream.ts";
 import { checkTokenizerJson, type TokenizerJson } from "./tokenizer-json.ts";
-
-// Qwen2.5's tokenizer.json has 7 MB; with indentation and long merges 11.
-const MAX_TOKENIZER_BYTES = 64 << 20;
-const MAX_CONFIG_BYTES = 4 << 20;
 
 const NO_BYTES = new Uint8Array(0);
 
@@ -86,7 +81,7 @@ export class Tokenizer {
   /** Use `loadTokenizer`. */
   constructor(dir: string, json: TokenizerJson, config: z.output<typeof configSchema>, template: string | undefined) {
     this.#dir = dir;
-    this.#file = join(dir, "tokenizer.json");
+    this.#file = `${dir}/tokenizer.json`;
     this.#json = json;
     // Without its large tables, so that what the library refuses is told now.
     this.#makeBackend({ ...json.model, vocab: {}, merges: [] });
@@ -107,7 +102,7 @@ export class Tokenizer {
       const id = this.tokenToId(token);
       if (id !== undefined) return id;
       const problem = `${JSON.stringify(token)} is not a token of tokenizer.json`;
-      throw new ModelFileError(join(dir, "tokenizer_config.json"), problem, { field });
+      throw new ModelFileError(`${dir}/tokenizer_config.json`, problem, { field });
     };
     this.bosTokenId = named("bos_token");
     this.eosTokenId = named("eos_token");
@@ -232,29 +227,10 @@ function readTemplates(
   const variables = { bos_token, eos_token, pad_token, unk_token };
   // As transformers: a file of its own wins over the field; of several templates "default" is the one to chat with.
   if (jinja !== undefined) {
-    return new Map([["default", new ChatTemplate(jinja, join(dir, "chat_template.jinja"), variables)]]);
+    return new Map([["default", new ChatTemplate(jinja, `${dir}/chat_template.jinja`, variables)]]);
   }
-  const file = join(dir, "tokenizer_config.json");
+  const file = `${dir}/tokenizer_config.json`;
   return new Map(templatesOf(config).map(({ name, template }) => [name, new ChatTemplate(template, file, variables)]));
-}
-
-/**
- * Loads `tokenizer.json`, `tokenizer_config.json` and the chat template of a model folder. Takes about a sixth of a
- * second for Qwen2.5's 151,665 tokens, and the first text that is encoded or decoded as long again.
- *
- * @throws ModelFileError that names file and field if a file is missing, is not what it should be, is unreasonably
- * large, or does not fit the model
- */
-export async function loadTokenizer(dir: string, options: LoadTokenizerOptions = {}): Promise<Tokenizer> {
-  const file = join(dir, "tokenizer.json");
-  const configFile = join(dir, "tokenizer_config.json");
-  const [json, config, template] = await Promise.all([
-    readJsonFile(file, MAX_TOKENIZER_BYTES),
-    readJsonFile(configFile, MAX_CONFIG_BYTES),
-    readTextFile(join(dir, "chat_template.jinja"), MAX_CONFIG_BYTES),
-  ]);
-  if (json === undefined) throw new ModelFileError(file, "does not exist; download the model again");
-  return makeTokenizer(dir, { json, config, template, file, configFile }, options);
 }
 
 /**
