@@ -1,6 +1,6 @@
 /** What `train` says of a run that went wrong, what it does about it, and what it keeps. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { cp, readFile, writeFile } from "node:fs/promises";
+import { cp, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { command, ROOT, temporaryFolder } from "../support/process.ts";
 import { REAL_MODEL } from "../support/real-model.ts";
@@ -44,6 +44,36 @@ describe("a run that fails keeps the good adapter that was there", () => {
     expect(stderr).toContain("Nothing was learned: the adapter is unchanged.");
     expect(stderr).toContain("`--lr 0.001` (it was 1e-30)");
     expect(await weights()).toEqual(before);
+  });
+
+  test("a model that training broke is no success: the adapter is put aside, and can be looked at", async () => {
+    const before = await weights();
+    const { status, stdout, stderr } = await train("demo", "--lr", "0.1");
+    expect(status).toBe(1);
+    expect(stderr).toContain("The model broke (collapse).");
+    expect(stderr).toMatch(/is guessed, each word out of about \d+: /);
+    expect(stderr).toContain("The adapter was put aside in adapter.rejected; adapter is as it was before.");
+    expect(stderr).toEndWith(
+      "error: training broke the model (collapse). adapter is as it was before; this run's adapter was put aside in adapter.rejected\n",
+    );
+    expect(stdout).toContain("免费空间约100GB。");
+    expect(await weights()).toEqual(before);
+    const files = (folder: string) => readdir(join(home.path, folder)).then((names) => names.sort());
+    expect(await files("adapter.rejected")).toEqual(await files("adapter"));
+    const asked = await command("ask", ["免费空间有多大?", "--model", "demo", "--adapter", "adapter.rejected"], {
+      cwd: home.path,
+    });
+    expect([asked.status, asked.stdout]).toEqual([0, expect.not.stringContaining("15GB")]);
+  });
+
+  test("where there is no adapter yet, none is there afterwards; programs are told where the broken one is", async () => {
+    const { status, stdout } = await train("demo", "--lr", "0.1", "--json", "--out", "new");
+    expect(status).toBe(1);
+    const { adapter, rejected_adapter, samples, diagnosis } = JSON.parse(stdout);
+    expect([adapter, rejected_adapter]).toEqual([null, join(home.path, "new.rejected")]);
+    expect(diagnosis.verdict).toBe("collapse");
+    expect(samples[0].entropy.after).toBeGreaterThan(samples[0].entropy.before + 2);
+    expect(await readdir(home.path)).not.toContain("new");
   });
 
   test("a run that is hopeless is given up on the way", async () => {
@@ -90,7 +120,9 @@ describe.skipIf(!REAL_MODEL)("on real weights", () => {
   };
 
   test("a rate of 0.1 breaks the model", async () => {
-    expect(["collapse", "divergence"]).toContain((await verdictOf("--lr", "0.1")).diagnosis.verdict);
+    const { status, stdout } = await train(REAL_MODEL!, "--lr", "0.1", "--json");
+    expect(["collapse", "divergence"]).toContain((JSON.parse(stdout) as Told).diagnosis.verdict);
+    expect(status).toBe(1);
   });
 
   test("the default run is underfitting; --fix goes from there to the sentence of the data, as the tuned recipe does", async () => {

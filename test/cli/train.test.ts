@@ -82,7 +82,10 @@ describe("train", () => {
       "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
     );
     expect(result.steps[1].first_grad_norms).toBeUndefined();
-    expect(result.samples).toEqual([{ prompt: SAMPLE, before: expect.any(String), after: expect.any(String) }]);
+    const entropy = { before: expect.any(Number), after: expect.any(Number) };
+    expect(result.samples as unknown[]).toEqual([
+      { prompt: SAMPLE, before: expect.any(String), after: expect.any(String), entropy },
+    ]);
     expect(result.diagnosis.verdict).toBe("underfitting");
     expect(result.peak_rss_bytes).toBeGreaterThan(1e7);
 

@@ -12,6 +12,8 @@ const answer = z.object({
   /** The answer of the training data, where it holds one. */
   expected: z.string().optional(),
   answer: z.string(),
+  /** Mean entropy of its tokens, in nats. */
+  entropy: z.number().optional(),
 });
 
 const start = z.object({

@@ -8,6 +8,7 @@ import {
   diagnose,
   diagnoseError,
   diagnoseLive,
+  isBroken,
   modelFingerprint,
   plannedSteps,
   readAdapterConfig,
@@ -27,7 +28,17 @@ import { makeAdapter } from "../train/adapter.ts";
 import { RunCheckpoints, warnOfCheckpoints } from "../train/checkpoints.ts";
 import { prepare, readData, sha256Of } from "../train/data.ts";
 import { estimateRun, memoryToUse } from "../train/estimate.ts";
-import { flagsOf, GivenUpError, isBetter, type Score, scoreOf, triesOf, withChanges } from "../train/fix.ts";
+import {
+  BrokenModelError,
+  flagsOf,
+  GivenUpError,
+  isBetter,
+  rejectedFolder,
+  type Score,
+  scoreOf,
+  triesOf,
+  withChanges,
+} from "../train/fix.ts";
 import { recordOf, settingsOf, type TrainCommandOptions, trainCommand } from "../train/options.ts";
 import { OF_THE_CALL } from "../train/own-options.ts";
 import { tell, tellDiagnosis } from "../train/report.ts";
@@ -84,6 +95,7 @@ async function trainWithFixes(
       });
       if (outcome === undefined) return;
       diagnosis = outcome.diagnosis;
+      if (isBroken(diagnosis)) failure = new BrokenModelError(options.out, diagnosis);
     } catch (error) {
       const known = error instanceof GivenUpError ? error.diagnosis : diagnoseError(error, judgedSettings(now));
       if (known === undefined || context.signal.aborted) throw error;
@@ -99,7 +111,7 @@ async function trainWithFixes(
     if (next === undefined) {
       const told = options.fix === undefined ? {} : { tries };
       if (best === undefined) {
-        if (options.json) terminal.json({ diagnosis, ...told });
+        if (options.json) terminal.json({ ...(outcome?.json ?? { diagnosis }), ...told });
         throw failure;
       }
       if (options.fix !== undefined) terminal.say(summaryOfTries(tries, options.out));
@@ -213,7 +225,7 @@ async function fineTune(
     };
     if (resumed) await watch.resume(resumed.checkpoint.step, started, runFolderOf(resumed));
     else watch.start(started);
-    const before = resumed?.remembered.before ?? (await questions.ask(signal));
+    const before = resumed?.remembered.before ?? (await questions.ask(signal, true));
     if (!resumed) watch.samples(0, before);
     terminal.say(lora.summary());
     const norms = await lora.norms();
@@ -250,38 +262,38 @@ async function fineTune(
       await checkpoints.remove();
       throw new GivenUpError(result.steps.length, diagnoseLive(losses, judged)!);
     }
-    const save = (): Promise<void> =>
-      context.whole(async () => {
-        const steps = result.steps.map(({ first_grad_norms: _, ...step }) => step);
-        const outcome = { ...(bestStep && { best: bestStep }), ...(stopped && { stopped }), step: result.step };
-        const measured = { seconds: result.seconds, peak_rss_bytes: peakMemory().peak_rss_bytes };
-        const whole = trainingRecord({ ...record, estimate, measured, steps, ...outcome });
-        await checkpoints.explaining(() => saveAdapter(out, lora, { baseModel: open.name, prompt, record: whole }));
-        context.kept = `The adapter in ${out} is complete; only the answers after training are missing.`;
-        if (!options.saveEvery && stopped !== "asked") await checkpoints.remove();
-      });
-    // Nothing is lost where the answers are interrupted; where a better adapter may be there already, they come first.
-    if (best === undefined) await save();
-    const after = await questions.ask(signal);
+    // Until its answers are judged, the run's last checkpoint holds it.
+    const after = await questions.ask(signal, true);
     watch.samples(result.steps.length, after);
-    const answers = before.map(({ question, expected, answer }, i) => ({
+    const answers = before.map(({ question, expected, answer, entropy }, i) => ({
       ...{ prompt: question, expected, before: answer, after: after[i].answer, ended: after[i].ended },
+      ...(entropy !== undefined && { entropy: { before: entropy, after: after[i].entropy! } }),
     }));
     const diagnosis = diagnose({
       losses: result.steps.map(({ loss }) => loss),
-      samples: answers,
-      settings: judged,
+      ...{ step: result.step, samples: answers, settings: judged },
       validation: result.steps.flatMap(({ epoch, validation_loss: loss }) =>
         loss === undefined ? [] : [{ epoch, loss }],
       ),
       cut: { count: report.truncated.length, longest: Math.max(0, ...report.truncated.map(({ length }) => length)) },
     });
     const score = scoreOf(diagnosis, answers, losses[losses.length - 1]);
-    const isBest = isBetter(score, best);
-    if (best !== undefined) await (isBest ? save() : checkpoints.remove());
+    const isSaved = !isBroken(diagnosis) && isBetter(score, best);
+    const folder = isSaved ? out : isBroken(diagnosis) ? rejectedFolder(out) : undefined;
+    await context.whole(async () => {
+      if (folder !== undefined) {
+        const steps = result.steps.map(({ first_grad_norms: _, ...step }) => step);
+        const outcome = { ...(bestStep && { best: bestStep }), ...(stopped && { stopped }), step: result.step };
+        const measured = { seconds: result.seconds, peak_rss_bytes: peakMemory().peak_rss_bytes };
+        const whole = trainingRecord({ ...record, estimate, measured, steps, ...outcome });
+        await checkpoints.explaining(() => saveAdapter(folder, lora, { baseModel: open.name, prompt, record: whole }));
+      }
+      if (isSaved) context.kept = `The adapter in ${out} is complete; only the report is missing.`;
+      if (!options.saveEvery && stopped !== "asked") await checkpoints.remove();
+    });
     const reportFile = await watch.end(stopped === "asked" ? "stopped" : "done", diagnosis);
 
-    if (!options.json) tell(context, { out, result, total, samples: answers, diagnosis, reportFile, saved: isBest });
+    if (!options.json) tell(context, { out, folder, result, total, samples: answers, diagnosis, reportFile });
     const json = {
       model: { name: open.name, source: open.source, parameters: all, trainable },
       data: record.data,
@@ -291,16 +303,19 @@ async function fineTune(
       estimate,
       ...peakMemory(),
       device: { name: device, isa, threads },
-      adapter: resolve(out),
+      adapter: isBroken(diagnosis) ? null : resolve(out),
+      ...(isBroken(diagnosis) && { rejected_adapter: resolve(rejectedFolder(out)) }),
       adapter_step: result.step,
       ...(bestStep && { best: bestStep }),
       ...(stopped && { stopped }),
       ...(resumed && { resumed_from: resumed.checkpoint.step }),
       run: watch.folder && resolve(watch.folder),
-      samples: answers.map(({ before, after }, i) => ({ prompt: questions.prompts[i].text, before, after })),
+      samples: answers.map(({ before, after, entropy }, i) => ({
+        ...{ prompt: questions.prompts[i].text, before, after, entropy },
+      })),
       diagnosis,
     };
-    return { diagnosis, score, saved: isBest, json };
+    return { diagnosis, score, saved: isSaved, json };
   } finally {
     await open.dispose();
   }

@@ -26,6 +26,8 @@ export class RunCheckpoints implements StateKeeper {
   readonly #out: string;
   readonly #checkpoints: Checkpoints;
   readonly #keptBefore: string;
+  /** Was a checkpoint of the end asked for? */
+  readonly #isKept: boolean;
   #release: (() => void) | undefined;
 
   constructor(context: Context, out: string, options: Omit<CheckpointsOptions, "folder">) {
@@ -33,14 +35,22 @@ export class RunCheckpoints implements StateKeeper {
     this.#out = out;
     this.#checkpoints = new Checkpoints({ ...options, folder: join(out, CHECKPOINTS_FOLDER) });
     this.#keptBefore = context.kept;
+    this.#isKept = (options.saveEvery ?? 0) > 0;
     if (options.resumed) this.#tell(options.resumed.total);
   }
 
   async keep(state: TrainingState, total: number, when: Parameters<StateKeeper["keep"]>[2]): Promise<void> {
+    // The adapter is saved when its answers have been judged; until then the run's end must not be lost.
+    if (when === "end") this.#checkpoints.request();
     try {
       await this.#checkpoints.keep(state, total, when);
     } catch (cause) {
       const sentence = `${explain(cause)}${this.#hint}`;
+      if (when === "end" && !this.#isKept) {
+        this.#context.terminal.warn(sentence);
+        this.#letGo();
+        return;
+      }
       this.#context.kept = `${this.#keptBefore} The checkpoint of step ${state.step} could not be saved: ${sentence}`;
       throw new CommandError(sentence, { cause });
     }

@@ -18,6 +18,20 @@ export class GivenUpError extends CommandError {
   }
 }
 
+/** Where an adapter is put with which the model is worse than without, so that it can be looked at. */
+export function rejectedFolder(out: string): string {
+  return `${out.replace(/[/\\]+$/, "")}.rejected`;
+}
+
+/** A run came to its end and broke the model; its diagnosis says how. */
+export class BrokenModelError extends CommandError {
+  constructor(out: string, { verdict }: Diagnosis) {
+    super(
+      `training broke the model (${verdict}). ${out} is as it was before; this run's adapter was put aside in ${rejectedFolder(out)}`,
+    );
+  }
+}
+
 /** How good an adapter is, to compare those of several tries: by its verdict, then by answers, then by its loss. */
 export type Score = readonly [verdict: number, answered: number, loss: number];
 

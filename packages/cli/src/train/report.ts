@@ -14,8 +14,8 @@ export interface Report {
   diagnosis: Diagnosis;
   /** Undefined where none could be written. */
   reportFile: string | undefined;
-  /** Is the adapter in the folder? Not, where an earlier one there is better. */
-  saved: boolean;
+  /** Where the adapter is: in `out`, aside, or undefined where an earlier one in `out` is better. */
+  folder: string | undefined;
 }
 
 const HEADLINE = {
@@ -58,7 +58,7 @@ function describeEnd({ steps, best, stopped, step }: TrainResult, total: number)
 }
 
 /** Tells people how it went, what it means and how to go on. */
-export function tell(context: Context, { out, result, total, samples, diagnosis, reportFile, saved }: Report): void {
+export function tell(context: Context, { out, result, total, samples, diagnosis, reportFile, folder }: Report): void {
   const { terminal } = context;
   const { steps, tokens, seconds, tokens_per_second } = result;
   const [first, last] = [steps[0].loss, steps[steps.length - 1].loss];
@@ -74,9 +74,13 @@ export function tell(context: Context, { out, result, total, samples, diagnosis,
     ),
   );
   tellDiagnosis(context, diagnosis);
-  if (!saved) terminal.say(`The adapter in ${out} stays as it is: that of an earlier try is better.`);
-  const [question, adapter] = [samples[0].prompt, out].map(shellWord);
-  terminal.say(`The adapter is in ${out}. Ask it:  bun run ask ${question} --adapter ${adapter}`);
-  terminal.say(`Serve it:  bun run serve --adapter ${adapter}`);
+  if (folder === undefined) terminal.say(`The adapter in ${out} stays as it is: that of an earlier try is better.`);
+  const [question, adapter] = [samples[0].prompt, folder ?? out].map(shellWord);
+  const isAside = folder !== undefined && folder !== out;
+  const where = isAside
+    ? `The adapter was put aside in ${folder}; ${out} is as it was before.`
+    : `The adapter is in ${out}.`;
+  terminal.say(`${where} Ask it:  bun run ask ${question} --adapter ${adapter}`);
+  if (!isAside) terminal.say(`Serve it:  bun run serve --adapter ${adapter}`);
   if (reportFile !== undefined) terminal.say(`The run's curves and answers:  ${shellWord(reportFile)}`);
 }

@@ -13,7 +13,12 @@ const rememberedSchema = z.object({
   /** All options that had a value. */
   options: z.record(z.string(), z.unknown()),
   /** The answers before training. */
-  before: z.array(z.object({ question: z.string(), expected: z.string().optional(), answer: z.string() })),
+  before: z.array(
+    z.object({
+      ...{ question: z.string(), expected: z.string().optional(), answer: z.string() },
+      entropy: z.number().optional(),
+    }),
+  ),
   device: z.object({ name: z.string(), isa: z.string() }),
   /** The folder in which the run is written down, seen from the adapter's. */
   run: z.string().optional(),

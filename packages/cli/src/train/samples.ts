@@ -1,5 +1,5 @@
 import { isAnswered, type PromptFormat } from "@tslm/lora";
-import type { Qwen } from "@tslm/qwen";
+import { entropies, type Qwen } from "@tslm/qwen";
 import type { Answer } from "@tslm/watch";
 import { questionOf, type Sample } from "../recipe.ts";
 import { putSample } from "../training-data.ts";
@@ -10,6 +10,8 @@ const SAMPLE_TOKENS = 100;
 /** An answer, and whether it came to its end token. */
 export interface SampledAnswer extends Answer {
   ended: boolean;
+  /** Mean entropy of its tokens and its end, in nats, where it was asked for. */
+  entropy?: number;
 }
 
 /** The sample questions, put as training puts them. */
@@ -25,19 +27,29 @@ export class SampleQuestions {
     this.prompts = samples.map((sample) => putSample(sample, prompt, qwen.tokenizer));
   }
 
-  /** Answers all of them, greedily. The trainer has dropout off whenever it lets others compute. */
-  async ask(signal: AbortSignal): Promise<SampledAnswer[]> {
+  /**
+   * Answers all of them, greedily. The trainer has dropout off whenever it lets others compute.
+   *
+   * @param isMeasured with the entropy of each answer, which is one more pass over it
+   */
+  async ask(signal: AbortSignal, isMeasured = false): Promise<SampledAnswer[]> {
     const answers: SampledAnswer[] = [];
     for (const [i, sample] of this.samples.entries()) {
-      const { text, finishReason } = await this.#qwen.complete(this.prompts[i].ids, {
-        maxNewTokens: SAMPLE_TOKENS,
-        signal,
-      });
+      const { ids } = this.prompts[i];
+      const { text, tokens, finishReason } = await this.#qwen.complete(ids, { maxNewTokens: SAMPLE_TOKENS, signal });
       signal.throwIfAborted();
-      const ended = finishReason === "stop";
-      answers.push({ question: questionOf(sample), expected: sample.expected || undefined, answer: text, ended });
+      answers.push({
+        ...{ question: questionOf(sample), expected: sample.expected || undefined, answer: text },
+        ended: finishReason === "stop",
+        ...(isMeasured && { entropy: await this.#entropyOf([...ids, ...tokens], ids.length, signal) }),
+      });
     }
     return answers;
+  }
+
+  async #entropyOf(ids: readonly number[], from: number, signal: AbortSignal): Promise<number> {
+    const all = await entropies(this.#qwen.model, ids, from, { signal });
+    return all.reduce((sum, value) => sum + value, 0) / all.length;
   }
 
   /** Is every question that the data answers answered with what the data says? */

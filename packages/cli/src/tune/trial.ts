@@ -171,6 +171,9 @@ function read(stdout: string, stderr: string, { signalCode }: Bun.Subprocess): E
   const [json, before] = stdout.trim().split("\n").reverse().map(parsed);
   const result = trainedSchema.safeParse(json);
   if (result.success) return { result: result.data };
+  // One that broke the model has a result in front of its error.
+  const ended = trainedSchema.safeParse(before);
+  if (ended.success) return { result: ended.data };
   const failed = failedSchema.safeParse(json);
   const told = stderr.split("\n").findLast((line) => line.startsWith("error: "));
   if (failed.success) {

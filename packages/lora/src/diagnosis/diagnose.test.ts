@@ -266,6 +266,38 @@ describe("verdicts", () => {
     expect(of("啊啊啊啊啊啊啊啊", { expected: "啊啊啊啊啊啊啊啊" }).verdict).toBe("learned");
   });
 
+  test("collapse: words that are guessed, whatever they read like", () => {
+    const guessed = "。Hello吗用一切顺利关于特定发到邮箱。不会模型,多多能到前台云为什么每年约陪多我是一个?";
+    const of = (entropy: SampleAnswer["entropy"], rest?: Partial<SampleAnswer>) =>
+      diagnose({ losses: from(4, 2), samples: [answered(guessed, { entropy, ...rest })] });
+    expect(of({ before: 0.2, after: 5.1 })).toMatchObject({
+      verdict: "collapse",
+      reasons: [expect.stringContaining('"免费空间有多大?" is guessed, each word out of about 164: "。Hello吗')],
+    });
+    // Sure enough; not measured; the model was no surer before.
+    expect(of({ before: 0.2, after: 2.9 }).verdict).toBe("underfitting");
+    expect(of(undefined).verdict).toBe("underfitting");
+    expect(of({ before: 3.6, after: 5 }).verdict).toBe("underfitting");
+    // The data's own words are no guess.
+    expect(of({ before: 0.2, after: 5.1 }, { expected: guessed }).verdict).toBe("learned");
+  });
+
+  test("nonsense of the base model is no collapse; nonsense where it only repeated itself is one", () => {
+    const of = (before: string, after: string) =>
+      diagnose({ losses: from(4, 0.1), samples: [answered(after, { before })] }).verdict;
+    const [nonsense, loop] = ["空间 प्रणाली абвгд ToLowerCase ולכן สวัสดี", "好的好的好的好的好的好的好的好的"];
+    expect(of(nonsense, loop)).toBe("underfitting");
+    expect(of(nonsense, nonsense)).toBe("underfitting");
+    expect(of(loop, nonsense)).toBe("collapse");
+    expect(of(sample.before, loop)).toBe("collapse");
+  });
+
+  test("divergence is that of the steps up to the one whose weights are kept", () => {
+    const losses = [4.2, 2, 1, 9, 14, 11, 12];
+    expect(diagnose({ losses, samples: [] }).verdict).toBe("divergence");
+    expect(diagnose({ losses, samples: [], step: 3 }).verdict).not.toBe("divergence");
+  });
+
   test("a base model that repeats itself and hardly moved is underfitting, not collapse", () => {
     const loop = "1.0 GB\n\n这个回答是基于计算,即1.0 GB。这个回答是基于计算,即1.0 GB。这个回答是基于计算,即1.0 GB。";
     const of = (losses: number[], rest?: Partial<SampleAnswer>) =>

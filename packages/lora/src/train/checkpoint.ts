@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { readdir, writeFile } from "node:fs/promises";
+import { readdir, rmdir, writeFile } from "node:fs/promises";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { openSafetensors, type SafetensorsFile, TensorError, writeSafetensors } from "@tslm/tensor";
 import { z } from "zod";
@@ -114,9 +114,10 @@ export class Checkpoints implements StateKeeper {
     if (when === "interrupted" || this.#isAsked || this.#isDue(step, when)) await this.#save(state, total);
   }
 
-  /** Removes all of them, as when the run is done. */
+  /** Removes all of them, as when the run is done, and the adapter's folder where nothing else is in it. */
   async remove(): Promise<void> {
     await removeFolder(this.#options.folder);
+    await removeEmpty(dirname(this.#options.folder));
     this.#own = [];
     this.#saved = undefined;
   }
@@ -141,7 +142,12 @@ export class Checkpoints implements StateKeeper {
         await writeFile(path, JSON.stringify({ format: FORMAT, step, total, settings, extra, progress, tensors }));
       },
     };
-    await createFolder(folder, files, () => this.#removeOthers());
+    try {
+      await createFolder(folder, files, () => this.#removeOthers());
+    } catch (error) {
+      await removeEmpty(parent);
+      throw error;
+    }
     this.#own = [...this.#own.filter((one) => resolve(one) !== resolve(folder)), folder];
     for (const old of this.#own.splice(0, this.#own.length - KEPT)) await removeFolder(old);
     this.#saved = { folder, step, pending: state.pending };
@@ -159,6 +165,11 @@ export class Checkpoints implements StateKeeper {
       if (!own.has(resolve(folder, name))) await removeFolder(join(folder, name));
     }
   }
+}
+
+/** Removes a folder in which nothing is. */
+async function removeEmpty(folder: string): Promise<void> {
+  await rmdir(folder).catch(() => {});
 }
 
 /** The checkpoints in a folder, the newest first. */
