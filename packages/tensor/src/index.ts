@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 export { backward, checkpoint, enableGrad, isGradEnabled, noGrad } from "./autograd.ts";
 export { arange, full, Generator, ones, rand, randn, tensor, zeros } from "./creation.ts";
 export { type CreateDeviceOptions, createDevice, DEVICE_NAMES, type DeviceName } from "./devices/create.ts";
