@@ -47,6 +47,10 @@ export interface Abilities {
 
 /** Bytes of parameters and small tables that a submission may hold. */
 const RING_BYTES = 2 ** 19;
+/** Larger tables get a buffer of their own. */
+const LARGEST_TABLE = RING_BYTES / 8;
+/** Parameters of one kernel, at most. */
+const PARAMETER_BYTES = 4096;
 /** Work is handed to the GPU after so many kernels, so that it starts while more is recorded. */
 const KERNELS_A_SUBMISSION = 128;
 /** Uploads are cut into pieces of this size: the driver holds a copy of each until the GPU has taken it. */
@@ -54,6 +58,19 @@ const UPLOAD_BYTES = 16 * 2 ** 20;
 
 const words = new Uint32Array(1);
 const floats = new Float32Array(words.buffer);
+
+const WRITE = `
+@group(0) @binding(0) var<uniform> p: array<vec4<u32>, 1>;
+@group(0) @binding(1) var<storage, read_write> to: array<u32>;
+@group(0) @binding(2) var<storage, read> content: array<u32>;
+@group(0) @binding(3) var<storage, read> mask: array<u32>;
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) nw: vec3u, @builtin(local_invocation_index) l: u32) {
+  let i = (w.x + w.y * nw.x) * 64u + l;
+  if (i >= p[0].x) { return; }
+  let at = p[0].y + i;
+  to[at] = (to[at] & ~mask[i]) | (content[i] & mask[i]);
+}`;
 
 /**
  * One stream of work. Kernels are recorded in the order of calls and run in that order, each seeing what those before it
@@ -196,10 +213,18 @@ export class GpuContext {
     return [y === 0 ? 0 : Math.ceil(groups / y), y];
   }
 
-  /** A small table for the kernels of the next {@link run}, `r` in its access: uploaded with the parameters. */
-  table(content: Uint32Array | Int32Array | Float32Array): Binding {
+  /** Tables for the kernel of the next {@link run}, `r` in its access: uploaded with the parameters. */
+  tables(...contents: readonly (Uint32Array | Int32Array | Float32Array)[]): Binding[] {
+    const small = contents.filter(({ byteLength }) => byteLength <= LARGEST_TABLE);
+    // Room for all at once, and the parameters of the run: claiming must not submit in between.
+    const bytes = small.reduce((sum, { byteLength }) => sum + byteLength + this.#align, PARAMETER_BYTES);
+    if (this.#ringUsed + bytes > RING_BYTES) this.submit();
+    return contents.map((content) => this.#table(content));
+  }
+
+  #table(content: Uint32Array | Int32Array | Float32Array): Binding {
     const size = Math.max(16, content.byteLength);
-    if (size > RING_BYTES / 4) {
+    if (content.byteLength > LARGEST_TABLE) {
       const buffer = this.device.createBuffer({ size, usage: USAGE.storage, mappedAtCreation: true });
       new Uint8Array(buffer.getMappedRange()).set(
         new Uint8Array(content.buffer, content.byteOffset, content.byteLength),
@@ -208,15 +233,14 @@ export class GpuContext {
       this.#passing.push(buffer);
       return { buffer, offset: 0, size };
     }
-    // Room for the parameters of the run as well, or claiming it would submit what the table is for.
-    const at = this.#claim(size, 4096);
+    const at = this.#claim(size);
     new Uint8Array(this.#mirror.buffer, at).set(new Uint8Array(content.buffer, content.byteOffset, content.byteLength));
     return { buffer: this.#ring, offset: at, size };
   }
 
   /** Room in the ring; submits first where it is full. */
-  #claim(bytes: number, spare = 0): number {
-    if (this.#ringUsed + bytes + spare > RING_BYTES) this.submit();
+  #claim(bytes: number): number {
+    if (this.#ringUsed + bytes > RING_BYTES) this.submit();
     const at = this.#ringUsed;
     this.#ringUsed = Math.ceil((at + bytes) / this.#align) * this.#align;
     return at;
@@ -262,6 +286,29 @@ export class GpuContext {
       // Lets the driver give back the copies of pieces that the GPU has taken.
       this.device.queue.submit([]);
     }
+  }
+
+  /** Copies host bytes into a block, in order with the kernels; neither place nor length need be aligned. */
+  write(block: Block, byteOffset: number, bytes: Uint8Array): void {
+    const buffer = this.bufferOf(block, "write");
+    const end = byteOffset + bytes.byteLength;
+    if (!(byteOffset >= 0 && end <= block.bytes)) {
+      throw new DeviceError("write", `bytes ${byteOffset} to ${end} leave a storage of ${block.bytes} bytes`);
+    }
+    if (byteOffset % 4 === 0 && (bytes.byteLength % 4 === 0 || end === block.bytes)) {
+      this.upload(buffer, byteOffset, bytes);
+      return;
+    }
+    // Words at the ends hold bytes of others: those are kept.
+    const first = Math.floor(byteOffset / 4) * 4;
+    const words = new Uint32Array(Math.ceil((end - first) / 4));
+    const masks = new Uint32Array(words.length);
+    new Uint8Array(words.buffer).set(bytes, byteOffset - first);
+    new Uint8Array(masks.buffer).fill(0xff, byteOffset - first, end - first);
+    const kernel = this.kernel("write", () => ({ code: WRITE, access: "wrr" }));
+    const whole = { buffer, offset: 0, size: Math.min(buffer.size, this.limits.maxStorageBufferBindingSize) };
+    const [content, mask] = this.tables(words, masks);
+    this.run(kernel, [words.length, first / 4], [whole, content, mask], this.spread(Math.ceil(words.length / 64)));
   }
 
   /** Waits for all recorded work and copies bytes out. Offset and length need not be aligned. */
@@ -370,8 +417,10 @@ export class GpuContext {
     return windows;
   }
 
-  destroy(): void {
+  /** Gives all buffers back to the device, which others may still use. */
+  release(): void {
     this.submit();
-    this.device.destroy();
+    this.pool.trim(0);
+    this.#ring.destroy();
   }
 }

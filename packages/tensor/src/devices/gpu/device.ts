@@ -1,0 +1,171 @@
+// The device of GPUs: storages are buffers, primitives are kernels on one stream.
+import type { DType } from "../../dtype.ts";
+import { DTypeError } from "../../errors.ts";
+import type { Program } from "../../expr/program.ts";
+import type { Storage } from "../../memory.ts";
+import type {
+  AdamWArgs,
+  AttentionOptions,
+  Device,
+  DeviceInfo,
+  LinearCrossEntropyArgs,
+  LowRankArgs,
+  LowRankGradients,
+  MatmulOptions,
+  RandomKey,
+  ReduceKind,
+  View,
+} from "../device.ts";
+import { adamW } from "./adamw.ts";
+import { type AdapterInfo, closeGpu, type Gpu, openGpu } from "./adapter.ts";
+import type { Block } from "./buffers.ts";
+import type { GpuContext } from "./context.ts";
+import { linearCrossEntropy } from "./cross-entropy.ts";
+import { elementwise } from "./elementwise.ts";
+import { lowRank, lowRankBackward } from "./low-rank.ts";
+import { rmsNorm, rmsNormBackward } from "./norm.ts";
+import { dropout, random } from "./random.ts";
+import { reduce } from "./reduce.ts";
+import { rope } from "./rope.ts";
+import { argmax, gatherRows, scatterRows } from "./rows.ts";
+import { swiglu, swigluBackward } from "./swiglu.ts";
+import { matmul, type Tiling } from "./wgsl/matmul.ts";
+import { DEFAULT_TILING } from "./wgsl/tuning.ts";
+
+export class GpuDevice implements Device {
+  readonly info: DeviceInfo;
+  readonly dtypes: readonly DType[] = ["f32", "bf16", "i32"];
+  /** What it runs on. */
+  readonly adapter: AdapterInfo;
+  /** The stream of work, for tests and benchmarks. */
+  readonly context: GpuContext;
+  readonly #tiling: Tiling = DEFAULT_TILING;
+
+  private constructor({ context, info }: Gpu) {
+    this.context = context;
+    this.adapter = info;
+    this.info = { name: "gpu", isa: info.description || `${info.vendor} ${info.architecture}`, threads: 1 };
+  }
+
+  /** @throws DeviceError where there is no GPU that computes rightly, with what to install */
+  static async open(): Promise<GpuDevice> {
+    return new GpuDevice(await openGpu());
+  }
+
+  allocate(byteLength: number): Block {
+    return this.context.allocate(byteLength);
+  }
+  map(bytes: Uint8Array): Block {
+    const block = this.context.allocate(bytes.byteLength);
+    this.context.upload(block.buffer!, 0, bytes);
+    return block;
+  }
+  free(handle: unknown): void {
+    this.context.free(handle as Block);
+  }
+  write(storage: Storage, byteOffset: number, bytes: Uint8Array): void {
+    this.context.write(this.context.blockOf(storage), byteOffset, bytes);
+  }
+  read(storage: Storage, byteOffset: number, byteLength: number): Promise<Uint8Array> {
+    return this.context.read(this.context.blockOf(storage), byteOffset, byteLength);
+  }
+  synchronize(): Promise<void> {
+    return this.context.done();
+  }
+  async dispose(): Promise<void> {
+    closeGpu(this.context);
+  }
+
+  elementwise(
+    program: Program,
+    params: readonly number[],
+    inputs: readonly View[],
+    out: View,
+    accumulate?: boolean,
+  ): void {
+    elementwise(this.context, program, params, inputs, out, accumulate);
+  }
+  reduce(
+    kind: ReduceKind,
+    program: Program,
+    params: readonly number[],
+    inputs: readonly View[],
+    out: View,
+    accumulate?: boolean,
+  ): void {
+    reduce(this.context, kind, program, params, inputs, out, accumulate);
+  }
+  argmax(x: View, out: View): void {
+    argmax(this.context, x, out);
+  }
+  random(kind: "uniform" | "normal", key: RandomKey, out: View): void {
+    random(this.context, kind, key, out);
+  }
+  dropout(x: View, rows: View, p: number, key: RandomKey, out: View): void {
+    dropout(this.context, x, rows, p, key, out);
+  }
+  matmul(a: View, b: View, out: View, options?: MatmulOptions): void {
+    matmul(this.context, this.#tiling, a, b, out, options);
+  }
+  lowRank(args: LowRankArgs, out: View): void {
+    lowRank(this.context, this.#tiling, args, out);
+  }
+  lowRankBackward(args: LowRankArgs, gradients: LowRankGradients): void {
+    lowRankBackward(this.context, this.#tiling, args, gradients);
+  }
+  swiglu(gate: View, up: View, out: View): void {
+    swiglu(this.context, gate, up, out);
+  }
+  swigluBackward(grad: View, gate: View, up: View, gradGate: View, gradUp: View): void {
+    swigluBackward(this.context, grad, gate, up, gradGate, gradUp);
+  }
+  quantize(_x: View, out: View): void {
+    throw new DTypeError("quantize", `gpu does not make ${out.dtype}: quantise on the cpu device`);
+  }
+  gatherRows(table: View, index: View, out: View): void {
+    gatherRows(this.context, table, index, out);
+  }
+  scatterRows(src: View, index: View, out: View, mode: "set" | "add"): void {
+    scatterRows(this.context, src, index, out, mode);
+  }
+  rmsNorm(x: View, weight: View, eps: number, out: View, rstd: View): void {
+    rmsNorm(this.context, x, weight, eps, out, rstd);
+  }
+  rmsNormBackward(
+    grad: View,
+    x: View,
+    weight: View,
+    rstd: View,
+    gradX: View | undefined,
+    gradWeight: View | undefined,
+    accumulate?: boolean,
+  ): void {
+    rmsNormBackward(this.context, grad, x, weight, rstd, gradX, gradWeight, accumulate);
+  }
+  rope(x: View, positions: View, frequencies: View, inverse: boolean, out: View): void {
+    rope(this.context, x, positions, frequencies, inverse, out);
+  }
+  attention(_q: View, _k: View, _v: View, _options: AttentionOptions, _out: View, _lse: View | undefined): void {
+    throw new Error("attention");
+  }
+  attentionBackward(
+    _grad: View,
+    _q: View,
+    _k: View,
+    _v: View,
+    _out: View,
+    _lse: View,
+    _options: AttentionOptions,
+    _gradQ: View,
+    _gradK: View,
+    _gradV: View,
+  ): void {
+    throw new Error("attentionBackward");
+  }
+  linearCrossEntropy(args: LinearCrossEntropyArgs): void {
+    linearCrossEntropy(this.context, this.#tiling, args);
+  }
+  adamW(args: AdamWArgs): void {
+    adamW(this.context, args);
+  }
+}

@@ -1,0 +1,1 @@
+export { GpuDevice } from "./device.ts";

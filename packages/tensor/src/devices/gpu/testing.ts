@@ -1,0 +1,14 @@
+import { DeviceError } from "../../errors.ts";
+import { GpuDevice } from "./device.ts";
+
+/** The GPU of this machine for tests, or why there is none. */
+export async function gpuHere(): Promise<{ missing: string | undefined; open: () => Promise<GpuDevice> }> {
+  const open = (): Promise<GpuDevice> => GpuDevice.open();
+  try {
+    await (await open()).dispose();
+    return { missing: undefined, open };
+  } catch (error) {
+    if (!(error instanceof DeviceError)) throw error;
+    return { missing: error.message, open };
+  }
+}
