@@ -57,7 +57,7 @@ export async function score(
     if (!logits) continue;
     const last = (await logits.data()) as Float32Array;
     logits.dispose();
-    return { tokenLogprobs, top: best(last, TOP), logsumexp: logSumExp(last), logits: last };
+    return { tokenLogprobs, top: mostLikely(last, TOP), logsumexp: logSumExp(last), logits: last };
   }
 }
 
@@ -72,8 +72,10 @@ export function perplexity(scores: readonly Pick<Score, "tokenLogprobs">[]): num
   return Math.exp(-sum / count);
 }
 
-function best(logits: Float32Array, count: number): [number, number][] {
+/** The `count` tokens with the largest logits, best first; of equals the first. */
+export function mostLikely(logits: Float32Array, count: number): [id: number, logit: number][] {
   const top: [number, number][] = [];
+  if (count === 0) return top;
   for (let id = 0; id < logits.length; id++) {
     const value = logits[id];
     if (top.length === count && !(value > top[count - 1][1])) continue;
@@ -85,7 +87,8 @@ function best(logits: Float32Array, count: number): [number, number][] {
   return top;
 }
 
-function logSumExp(values: Float32Array): number {
+/** log Σ exp(values) */
+export function logSumExp(values: Float32Array): number {
   let most = Number.NEGATIVE_INFINITY;
   for (const value of values) if (value > most) most = value;
   let sum = 0;
