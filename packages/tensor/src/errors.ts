@@ -13,6 +13,11 @@ export class ShapeError extends TensorError {
   override readonly name = "ShapeError";
 }
 
+/** An index outside of its dimension. */
+export class IndexError extends TensorError {
+  override readonly name = "IndexError";
+}
+
 /** An element type that the operation or the device does not take. */
 export class DTypeError extends TensorError {
   override readonly name = "DTypeError";

@@ -8,6 +8,7 @@ import {
   dropout,
   embedding,
   full,
+  IndexError,
   linear,
   matmul,
   ones,
@@ -304,7 +305,7 @@ describe("errors name what is wrong", () => {
     [() => zeros([0]).amax(), ShapeError, "[amax] no largest or smallest of an empty dimension"],
     [() => zeros([2, 0]).argmax(), ShapeError, "[argmax] no largest of an empty dimension"],
     [() => embedding(x, zeros([2])), DTypeError, "[embedding] indices must be i32, not f32"],
-    [() => embedding(x, index), TensorError, "[gatherRows] index 5 is outside of 2 rows"],
+    [() => embedding(x, index), IndexError, "[embedding] index 5 is outside of the rows of a table of [2,3]"],
     [
       () => dropout(x, 1, { seed: [0, 0], stream: 0 }),
       TensorError,

@@ -338,8 +338,59 @@ export class Tensor implements View, Tracked {
   relu(): Tensor {
     return ops.relu(this);
   }
-  gelu(): Tensor {
-    return ops.gelu(this);
+  gelu(options?: ops.GeluOptions): Tensor {
+    return ops.gelu(this, options);
+  }
+  log2(): Tensor {
+    return ops.log2(this);
+  }
+  log10(): Tensor {
+    return ops.log10(this);
+  }
+  log1p(): Tensor {
+    return ops.log1p(this);
+  }
+  expm1(): Tensor {
+    return ops.expm1(this);
+  }
+  reciprocal(): Tensor {
+    return ops.reciprocal(this);
+  }
+  trunc(): Tensor {
+    return ops.trunc(this);
+  }
+  remainder(b: Tensor | number): Tensor {
+    return ops.remainder(this, b);
+  }
+  /** Values outside of [min, max] moved to its ends. */
+  clamp(min?: number, max?: number): Tensor {
+    return ops.clamp(this, min, max);
+  }
+  /** `value` where `mask` is not 0. */
+  maskedFill(mask: Tensor, value: number): Tensor {
+    return ops.maskedFill(this, mask, value);
+  }
+  /** These elements where `test` is not 0, else those of `other`. */
+  where(test: Tensor, other: Tensor | number): Tensor {
+    return ops.where(test, this, other);
+  }
+  isnan(): Tensor {
+    return ops.isnan(this);
+  }
+  isinf(): Tensor {
+    return ops.isinf(this);
+  }
+  isfinite(): Tensor {
+    return ops.isfinite(this);
+  }
+  logicalNot(): Tensor {
+    return ops.logicalNot(this);
+  }
+  logicalAnd(b: Tensor): Tensor {
+    return ops.logicalAnd(this, b);
+  }
+  logicalOr(b: Tensor): Tensor {
+    return ops.logicalOr(this, b);
   }
 
   /** Sum over `dims` (all unless given). */
@@ -355,9 +406,64 @@ export class Tensor implements View, Tracked {
   amin(dims?: number | readonly number[], keepdim = false): Tensor {
     return ops.amin(this, dims, keepdim);
   }
-  /** Index of the largest value along the last dimension, i32. */
-  argmax(): Tensor {
-    return ops.argmax(this);
+  /** The largest over all, or with `dim` the largest along it and where it stands. */
+  max(): Tensor;
+  max(dim: number, keepdim?: boolean): ops.Sorted;
+  max(dim?: number, keepdim = false): Tensor | ops.Sorted {
+    return dim === undefined ? ops.amax(this) : ops.max(this, dim, keepdim);
+  }
+  /** The smallest over all, or with `dim` the smallest along it and where it stands. */
+  min(): Tensor;
+  min(dim: number, keepdim?: boolean): ops.Sorted;
+  min(dim?: number, keepdim = false): Tensor | ops.Sorted {
+    return dim === undefined ? ops.amin(this) : ops.min(this, dim, keepdim);
+  }
+  /** Index of the largest value along `dim`, the last unless given, i32. */
+  argmax(dim?: number, keepdim?: boolean): Tensor {
+    return ops.argmax(this, dim, keepdim);
+  }
+  /** Index of the smallest value along `dim`, the last unless given, i32. */
+  argmin(dim?: number, keepdim?: boolean): Tensor {
+    return ops.argmin(this, dim, keepdim);
+  }
+  /** Variance over `dims` (all unless given), with Bessel's correction unless told otherwise. */
+  var(dims?: number | readonly number[], options?: ops.VarianceOptions): Tensor {
+    return ops.variance(this, dims, options);
+  }
+  std(dims?: number | readonly number[], options?: ops.VarianceOptions): Tensor {
+    return ops.std(this, dims, options);
+  }
+  /** (Σ|x|ᵖ)^(1/p) over `dims`, all unless given. */
+  norm(p?: number, dims?: number | readonly number[], keepdim?: boolean): Tensor {
+    return ops.norm(this, p, dims, keepdim);
+  }
+  prod(dim?: number, keepdim?: boolean): Tensor {
+    return ops.prod(this, dim, keepdim);
+  }
+  logsumexp(dims?: number | readonly number[], keepdim?: boolean): Tensor {
+    return ops.logsumexp(this, dims, keepdim);
+  }
+  cumsum(dim: number): Tensor {
+    return ops.cumsum(this, dim);
+  }
+  cumprod(dim: number): Tensor {
+    return ops.cumprod(this, dim);
+  }
+  any(dims?: number | readonly number[], keepdim?: boolean): Tensor {
+    return ops.any(this, dims, keepdim);
+  }
+  all(dims?: number | readonly number[], keepdim?: boolean): Tensor {
+    return ops.all(this, dims, keepdim);
+  }
+  sort(dim?: number, options?: ops.SortOptions): ops.Sorted {
+    return ops.sort(this, dim, options);
+  }
+  argsort(dim?: number, options?: ops.SortOptions): Tensor {
+    return ops.argsort(this, dim, options);
+  }
+  /** The `k` largest (or smallest) along `dim` in order, and where they stood. */
+  topk(k: number, dim?: number, largest?: boolean): ops.Sorted {
+    return ops.topk(this, k, dim, largest);
   }
   softmax(dim = -1): Tensor {
     return ops.softmax(this, dim);
@@ -387,7 +493,8 @@ export class Tensor implements View, Tracked {
   unsqueeze(dim: number): Tensor {
     return ops.unsqueeze(this, dim);
   }
-  squeeze(dim: number): Tensor {
+  /** Without dimension `dim`, whose size is 1; without all such unless given. */
+  squeeze(dim?: number): Tensor {
     return ops.squeeze(this, dim);
   }
   expand(...shape: number[]): Tensor {
@@ -401,9 +508,65 @@ export class Tensor implements View, Tracked {
   select(dim: number, index: number): Tensor {
     return ops.select(this, dim, index);
   }
-  /** Rows (first dimension) picked by an i32 tensor. */
-  indexSelect(index: Tensor): Tensor {
-    return ops.embedding(this, index);
+  /** Indexing as in brackets: `x.at(0, "1:5:2", "...", null, -1)`. See `at`. */
+  at(...index: readonly ops.Index[]): Tensor {
+    return ops.at(this, ...index);
+  }
+  /** Slices of `dim` (the first unless given) picked by an i32 tensor. */
+  indexSelect(index: Tensor): Tensor;
+  indexSelect(dim: number, index: Tensor): Tensor;
+  indexSelect(a: number | Tensor, b?: Tensor): Tensor {
+    return typeof a === "number" ? ops.indexSelect(this, a, b!) : ops.embedding(this, a);
+  }
+  /** Elements of `dim` picked by an i32 tensor of as many dimensions. */
+  gather(dim: number, index: Tensor): Tensor {
+    return ops.gather(this, dim, index);
+  }
+  scatter(dim: number, index: Tensor, src: Tensor): Tensor {
+    return ops.scatter(this, dim, index, src);
+  }
+  scatterAdd(dim: number, index: Tensor, src: Tensor): Tensor {
+    return ops.scatterAdd(this, dim, index, src);
+  }
+  flip(dims: number | readonly number[]): Tensor {
+    return ops.flip(this, dims);
+  }
+  roll(shift: number, dim: number): Tensor {
+    return ops.roll(this, shift, dim);
+  }
+  flatten(start?: number, end?: number): Tensor {
+    return ops.flatten(this, start, end);
+  }
+  unflatten(dim: number, sizes: Shape): Tensor {
+    return ops.unflatten(this, dim, sizes);
+  }
+  movedim(from: number, to: number): Tensor {
+    return ops.movedim(this, from, to);
+  }
+  repeat(...counts: number[]): Tensor {
+    return ops.repeat(this, counts);
+  }
+  split(size: number | readonly number[], dim?: number): Tensor[] {
+    return ops.split(this, size, dim);
+  }
+  chunk(count: number, dim?: number): Tensor[] {
+    return ops.chunk(this, count, dim);
+  }
+  unbind(dim?: number): Tensor[] {
+    return ops.unbind(this, dim);
+  }
+  /** Windows along `dim`, their elements as a new last dimension: a view. */
+  unfold(dim: number, size: number, step?: number): Tensor {
+    return ops.unfold(this, dim, size, step);
+  }
+  diagonal(offset?: number, dim1?: number, dim2?: number): Tensor {
+    return ops.diagonal(this, offset, dim1, dim2);
+  }
+  tril(diagonal?: number): Tensor {
+    return ops.tril(this, diagonal);
+  }
+  triu(diagonal?: number): Tensor {
+    return ops.triu(this, diagonal);
   }
   contiguous(): Tensor {
     return isContiguous(this.shape, this.strides) ? this : ops.clone(this);

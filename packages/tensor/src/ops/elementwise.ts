@@ -1,3 +1,4 @@
+import { full } from "../creation.ts";
 import { type DType, promote } from "../dtype.ts";
 import { constant, type Expr, select, sigmoid as sigmoidExpr } from "../expr/expr.ts";
 import { IDENTITY, Program } from "../expr/program.ts";
@@ -148,41 +149,77 @@ function unary(op: Op<Params>) {
   return (x: Tensor): Tensor => apply(op, [x], none);
 }
 
+/** Sum, with broadcasting as NumPy's: PyTorch's `add`. */
 export const add = binary(o.add, o.addScalar);
+/** Difference: PyTorch's `sub`. */
 export const sub = binary(o.sub, o.addScalar, (s) => -s);
+/** Product, elementwise: PyTorch's `mul`. */
 export const mul = binary(o.mul, o.mulScalar);
+/** Quotient, whole numbers give f32: PyTorch's `div`. */
 export const div = binary(o.div, o.divScalar);
+/** Power: PyTorch's `pow`. */
 export const pow = binary(o.pow, o.powScalar);
+/** The larger of two, NaN where either is; equals share the gradient: PyTorch's `maximum`. */
 export const maximum = binary(o.maximum, o.maximumScalar);
+/** The smaller of two, NaN where either is; equals share the gradient: PyTorch's `minimum`. */
 export const minimum = binary(o.minimum, o.minimumScalar);
+/** 1 where a < b, else 0: PyTorch's `lt`. */
 export const lt = binary(o.lt, o.ltScalar);
+/** 1 where a ≤ b, else 0: PyTorch's `le`. */
 export const le = binary(o.le, o.leScalar);
+/** 1 where a = b, else 0: PyTorch's `eq`. */
 export const eq = binary(o.eq, o.eqScalar);
+/** 1 where a ≠ b (NaN counts), else 0: PyTorch's `ne`. */
 export const ne = binary(o.ne, o.neScalar);
-/** a > b is b < a. */
+/** 1 where a > b, else 0: PyTorch's `gt`. */
 export const gt = (a: Tensor, b: Tensor | number): Tensor =>
   typeof b === "number" ? apply(o.gtScalar, [a], [b]) : apply(o.lt, [b, a], none);
-/** a ≥ b is b ≤ a. */
+/** 1 where a ≥ b, else 0: PyTorch's `ge`. */
 export const ge = (a: Tensor, b: Tensor | number): Tensor =>
   typeof b === "number" ? apply(o.geScalar, [a], [b]) : apply(o.le, [b, a], none);
-/** `a` where `test` is not 0, else `b`; no gradient (nor NaN) comes from the side not taken. */
-export const where = (test: Tensor, a: Tensor, b: Tensor): Tensor => apply(o.where, [test, a, b], none);
+/**
+ * `a` where `test` is not 0, else `b`, both broadcast: PyTorch's `where`. No gradient (nor NaN) comes from the side not
+ * taken. A number takes the other side's type.
+ */
+export function where(test: Tensor, a: Tensor | number, b: Tensor | number): Tensor {
+  const beside = typeof a !== "number" ? a : typeof b !== "number" ? b : test;
+  const filled = (value: Tensor | number): Tensor =>
+    typeof value === "number" ? full([], value, { dtype: beside.dtype, device: beside.device }) : value;
+  return apply(o.where, [test, filled(a), filled(b)], none);
+}
+/** −x: PyTorch's `neg`. */
 export const neg = unary(o.neg);
+/** |x|: PyTorch's `abs`. */
 export const abs = unary(o.abs);
+/** −1, 0 or 1; NaN for NaN: PyTorch's `sign`. No gradient. */
 export const sign = unary(o.sign);
+/** Down to a whole number: PyTorch's `floor`. No gradient. */
 export const floor = unary(o.floor);
+/** Up to a whole number: PyTorch's `ceil`. No gradient. */
 export const ceil = unary(o.ceil);
+/** To the nearest whole number, ties to even: PyTorch's `round`. No gradient. */
 export const round = unary(o.round);
+/** x²: PyTorch's `square`. */
 export const square = unary(o.square);
+/** √x: PyTorch's `sqrt`. */
 export const sqrt = unary(o.sqrt);
+/** 1/√x: PyTorch's `rsqrt`. */
 export const rsqrt = unary(o.rsqrt);
+/** eˣ: PyTorch's `exp`. */
 export const exp = unary(o.exp);
+/** Natural logarithm: PyTorch's `log`. */
 export const log = unary(o.log);
+/** Sine of an angle in radians: PyTorch's `sin`. */
 export const sin = unary(o.sin);
+/** Cosine of an angle in radians: PyTorch's `cos`. */
 export const cos = unary(o.cos);
+/** Hyperbolic tangent: PyTorch's `tanh`. */
 export const tanh = unary(o.tanh);
+/** The error function: PyTorch's `erf`. */
 export const erf = unary(o.erf);
+/** 1/(1 + e⁻ˣ): PyTorch's `sigmoid`. */
 export const sigmoid = unary(o.sigmoid);
+/** x·σ(x): PyTorch's `functional.silu` (Elfwing et al., 2017). */
 export const silu = unary(o.silu);
+/** max(x, 0), NaN kept; gradient 0 at 0: PyTorch's `relu`. */
 export const relu = unary(o.relu);
-export const gelu = unary(o.gelu);

@@ -1,9 +1,21 @@
 import { isBlocks } from "../dtype.ts";
-import { DTypeError, ShapeError } from "../errors.ts";
+import { DeviceError, DTypeError, IndexError, ShapeError } from "../errors.ts";
 import { FILL } from "../expr/program.ts";
 import { show, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { apply, defineOp } from "./op.ts";
+
+/** Says of which operation's index it is, and outside of what, when a device finds one that is in no row. */
+export function explainIndex<T>(op: string, what: (row: string) => string, where: () => string, body: () => T): T {
+  try {
+    return body();
+  } catch (cause) {
+    const device = cause instanceof DeviceError && (cause.op === "gatherRows" || cause.op === "scatterRows");
+    if (!device && !(cause instanceof IndexError)) throw cause;
+    const row = /index (-?\d+)/.exec(cause.message)?.[1] ?? "?";
+    throw new IndexError(op, `${what(row)} is outside of ${where()}`, { cause });
+  }
+}
 
 export const embeddingOps = {
   /** Rows of a table picked by index; the gradient adds up where a row was picked more than once. */
@@ -21,7 +33,12 @@ export const embeddingOps = {
       const features = sizeOf(table.shape.slice(1));
       const rows = table.reshape(table.shape[0], features);
       const flat = index.reshape(index.size).contiguous();
-      context.device.gatherRows(rows, flat, out.reshape(index.size, features));
+      explainIndex(
+        "embedding",
+        (row) => `index ${row}`,
+        () => `the rows of a table of ${show(table.shape)}`,
+        () => context.device.gatherRows(rows, flat, out.reshape(index.size, features)),
+      );
       context.save(flat);
       return out;
     },

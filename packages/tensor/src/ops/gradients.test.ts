@@ -135,6 +135,26 @@ function reals<Args>(args: () => Args, ...cases: Shape[][]): Case<Args>[] {
   return cases.map((shapes) => ({ inputs: shapes.map((shape) => ({ shape, domain: "real" })), args }));
 }
 
+function softmaxCases(): Case<{ dim: number }>[] {
+  return of(
+    [[4], { dim: 0 }],
+    [[2, 3], { dim: 1 }],
+    [[2, 3, 2], { dim: 1 }],
+    [[0, 3], { dim: 1 }],
+    [[2, 0], { dim: 1 }],
+  );
+}
+function scattered(shape: Shape, dim: number, indexShape: Shape, index: number[]): Case<{ dim: number }> {
+  return {
+    inputs: [
+      { shape, domain: "real" },
+      { shape: indexShape, values: index, dtype: "i32" },
+      { shape: indexShape, domain: "real" },
+    ],
+    args: () => ({ dim }),
+  };
+}
+
 const i32 = (values: number[], shape: Shape = [values.length]): Tensor => Tensor.from(values, shape, { dtype: "i32" });
 const f64 = (values: number[]): Tensor => Tensor.from(values, [values.length], { dtype: "f64" });
 const nothing = (): undefined => undefined;
@@ -183,6 +203,167 @@ const CASES: Cases = {
   silu: unary(),
   relu: unary("nonzero"),
   gelu: unary(),
+  clamp: scalar("nonzero", [-0.2, 0.1]),
+  clampMin: scalar("nonzero", [0.1]),
+  clampMax: scalar("nonzero", [-0.1]),
+  maskedFill: [
+    {
+      inputs: [
+        { shape: [2, 3], domain: "real" },
+        { shape: [3], values: [1, 0, 1] },
+      ],
+      args: () => [7],
+    },
+    {
+      inputs: [
+        { shape: [0], domain: "real" },
+        { shape: [1], values: [1] },
+      ],
+      args: () => [7],
+    },
+  ],
+  reciprocal: unary("nonzero"),
+  log2: unary("positive"),
+  log10: unary("positive"),
+  log1p: unary("positive"),
+  exp2: unary(),
+  expm1: unary(),
+  tan: unary("distinct"),
+  sinh: unary(),
+  cosh: unary(),
+  trunc: "none",
+  // Values such as 0.25 and −1.55, of which none is whole.
+  frac: unary("distinct"),
+  remainder: [
+    {
+      inputs: [
+        { shape: [3], domain: "distinct" },
+        { shape: [3], values: [0.7, -0.9, 5] },
+      ],
+      args: () => [],
+    },
+    {
+      inputs: [
+        { shape: [2], values: [5.1, -5.1] },
+        { shape: [2], domain: "positive" },
+      ],
+      args: () => [],
+    },
+  ],
+  remainderScalar: scalar("distinct", [3]),
+  fmod: [
+    {
+      inputs: [
+        { shape: [3], domain: "distinct" },
+        { shape: [3], values: [0.7, -0.9, 5] },
+      ],
+      args: () => [],
+    },
+  ],
+  fmodScalar: scalar("distinct", [3]),
+  floorDivide: "none",
+  floorDivideScalar: "none",
+  isnan: "none",
+  isfinite: "none",
+  isinf: "none",
+  nanToNum: scalar("real", [0, 1, -1]),
+  logicalNot: "none",
+  logicalAnd: "none",
+  logicalOr: "none",
+  logicalXor: "none",
+  geluTanh: unary(),
+  leakyRelu: scalar("nonzero", [0.1]),
+  elu: scalar("nonzero", [1.3]),
+  selu: unary("nonzero"),
+  softplus: scalar("real", [2]),
+  logSigmoid: unary(),
+  softsign: unary(),
+  mish: unary(),
+  relu6: unary("nonzero"),
+  hardSigmoid: unary(),
+  hardSwish: unary(),
+  bceWithLogits: binary("nonzero", "real"),
+  huber: scalar("distinct", [0.3]),
+  xlogx: unary("positive"),
+  root: unary("positive"),
+  softmax: softmaxCases(),
+  logSoftmax: softmaxCases(),
+  cumsum: of(
+    [[5], { dim: 0, reverse: false }],
+    [[5], { dim: 0, reverse: true }],
+    [[2, 4, 2], { dim: 1, reverse: false }],
+    [[2, 0], { dim: 1, reverse: false }],
+    [[], { dim: 0, reverse: false }],
+  ),
+  argsort: "none",
+  unfold: of(
+    [[6], [{ dim: 0, size: 3, step: 1, dilation: 1 }]],
+    [[7, 2], [{ dim: 0, size: 2, step: 2, dilation: 2 }]],
+    [
+      [2, 4, 5],
+      [
+        { dim: 1, size: 2, step: 1, dilation: 1 },
+        { dim: 2, size: 2, step: 2, dilation: 2 },
+      ],
+    ],
+    [[0, 3], [{ dim: 1, size: 2, step: 1, dilation: 1 }]],
+  ),
+  pad: of(
+    [[3], { before: [1], after: [2], value: 4 }],
+    [[2, 3], { before: [0, 1], after: [2, 0], value: 0 }],
+    [[0, 2], { before: [1, 0], after: [0, 0], value: 1 }],
+  ),
+  maxPool: [
+    { inputs: [{ shape: [6], domain: "distinct" }], args: () => [{ dim: 0, size: 3, step: 2, dilation: 1 }] },
+    {
+      inputs: [{ shape: [2, 5, 4], domain: "distinct" }],
+      args: () => [
+        { dim: 1, size: 2, step: 1, dilation: 2 },
+        { dim: 2, size: 2, step: 2, dilation: 1 },
+      ],
+    },
+  ],
+  sumPool: of(
+    [[6], [{ dim: 0, size: 3, step: 2, dilation: 1 }]],
+    [
+      [2, 5, 4],
+      [
+        { dim: 1, size: 2, step: 1, dilation: 1 },
+        { dim: 2, size: 3, step: 1, dilation: 1 },
+      ],
+    ],
+  ),
+  diagonal: of(
+    [[3, 3], { offset: 0, dims: [0, 1] as const }],
+    [[2, 4], { offset: 1, dims: [0, 1] as const }],
+    [[4, 2, 3], { offset: -1, dims: [2, 0] as const }],
+    [[2, 2], { offset: 5, dims: [0, 1] as const }],
+  ),
+  gather: [
+    {
+      inputs: [
+        { shape: [3, 2], domain: "real" },
+        { shape: [2, 2], values: [2, 0, 2, 2], dtype: "i32" },
+      ],
+      args: () => ({ dim: 0 }),
+    },
+    {
+      inputs: [
+        { shape: [2, 3], domain: "real" },
+        { shape: [1, 4], values: [2, 0, 2, 1], dtype: "i32" },
+      ],
+      args: () => ({ dim: 1 }),
+    },
+    {
+      inputs: [
+        { shape: [2, 2, 2], domain: "real" },
+        { shape: [2, 1, 2], values: [1, 0, 0, 0], dtype: "i32" },
+      ],
+      args: () => ({ dim: 1 }),
+    },
+  ],
+  scatter: [scattered([2, 3], 1, [2, 2], [0, 2, 1, 0]), scattered([3], 0, [2], [2, 0])],
+  scatterAdd: [scattered([2, 3], 1, [2, 2], [0, 0, 1, 0]), scattered([3, 2], 0, [2, 1], [2, 2])],
   sum: reduction("real", true),
   amax: reduction("distinct", false),
   amin: reduction("distinct", false),
@@ -500,9 +681,6 @@ const CASES: Cases = {
 /** Functions made of ops: by name, what they do to their inputs. */
 const COMPOSED: readonly [name: string, run: (...x: Tensor[]) => Tensor, inputs: Input[][]][] = [
   ["mean", (x) => ops.mean(x, 0), one("real", [3], [2, 3], [2, 1])],
-  ["softmax", (x) => ops.softmax(x), one("real", [3], [2, 3], [1, 1])],
-  ["softmax over the first dimension", (x) => ops.softmax(x, 0), one("real", [3], [2, 3])],
-  ["logSoftmax", (x) => ops.logSoftmax(x), one("real", [3], [2, 3])],
   ["crossEntropy", (x) => ops.crossEntropy(x, i32([2, 0])), one("real", [2, 3])],
   [
     "linearCrossEntropy, labels smoothed",
@@ -534,6 +712,102 @@ const COMPOSED: readonly [name: string, run: (...x: Tensor[]) => Tensor, inputs:
     [[real([2, 3]), real([4, 3])]],
   ],
   ["two uses of one tensor", (x) => x.mul(x.exp()).add(x), one("real", [4])],
+  [
+    "conv1d",
+    (x, w, b) => ops.conv1d(x, w, b, { stride: 2, padding: 1 }),
+    [[real([2, 2, 5]), real([3, 2, 3]), real([3])]],
+  ],
+  [
+    "conv2d in groups, dilated",
+    (x, w) => ops.conv2d(x, w, undefined, { groups: 2, dilation: [1, 2], padding: [1, 0] }),
+    [[real([2, 4, 3, 5]), real([4, 2, 2, 2])]],
+  ],
+  [
+    "avgPool2d",
+    (x) => ops.avgPool2d(x, 2, { stride: 1, padding: 1, countIncludePad: false }),
+    one("real", [1, 2, 3, 3]),
+  ],
+  ["maxPool2d", (x) => ops.maxPool2d(x, [2, 3], { padding: [1, 1] }), one("distinct", [2, 3, 4])],
+  ["adaptiveAvgPool2d", (x) => ops.adaptiveAvgPool2d(x, [2, 3]), one("real", [2, 3, 4])],
+  ["einsum, a batched product", (a, b) => ops.einsum("bij,bjk->kbi", a, b), [[real([2, 3, 2]), real([2, 2, 4])]]],
+  [
+    "einsum of three, one with a diagonal",
+    (a, b, c) => ops.einsum("ii,ij,kj->k", a, b, c),
+    [[real([3, 3]), real([3, 2]), real([2, 2])]],
+  ],
+  ["einsum, an outer product", (a, b) => ops.einsum("i,j", a, b), [[real([3]), real([2])]]],
+  ["layerNorm", (x, w, b) => ops.layerNorm(x, [3], w, b), [[real([2, 3]), real([3]), real([3])]]],
+  ["groupNorm", (x, w) => ops.groupNorm(x, 2, w), [[real([2, 4, 3]), real([4])]]],
+  [
+    "batchNorm",
+    (x, m, v, w, b) => ops.batchNorm(x, m, v.exp(), w, b),
+    [[real([3, 2, 2]), ...[1, 2, 3, 4].map(() => real([2]))]],
+  ],
+  ["variance", (x) => ops.variance(x, 1), one("real", [2, 3])],
+  ["std", (x) => ops.std(x, 0, { correction: 0 }), one("real", [3, 2])],
+  ["norm, p = 2", (x) => ops.norm(x, 2, 1), one("real", [2, 3])],
+  ["norm, p = 3", (x) => ops.norm(x, 3), one("nonzero", [2, 3])],
+  ["norm, p = ∞", (x) => ops.norm(x, Number.POSITIVE_INFINITY, 0), one("distinct", [2, 3])],
+  ["normalize", (x) => ops.normalize(x), one("real", [2, 3])],
+  ["cosineSimilarity", (a, b) => ops.cosineSimilarity(a, b), [[real([2, 3]), real([2, 3])]]],
+  ["logsumexp", (x) => ops.logsumexp(x, 1), one("real", [2, 3])],
+  ["prod", (x) => ops.prod(x, 1), one("real", [2, 5], [2, 0])],
+  ["cumprod", (x) => ops.cumprod(x, 0), one("real", [5, 2])],
+  ["max", (x) => ops.max(x, 0).values, one("distinct", [3, 2])],
+  ["min", (x) => ops.min(x, 1).values, one("distinct", [3, 2])],
+  ["cdist", (a, b) => ops.cdist(a, b), [[real([3, 2]), real([2, 2])]]],
+  ["sort", (x) => ops.sort(x, 0).values, one("distinct", [5, 2])],
+  ["topk", (x) => ops.topk(x, 2).values, one("distinct", [2, 5])],
+  ["median", (x) => ops.median(x, 1).values, one("distinct", [2, 5])],
+  ["indexSelect", (x) => ops.indexSelect(x, 1, i32([2, 0, 2])), one("real", [2, 3, 2])],
+  ["flip", (x) => ops.flip(x, [0, 1]), one("real", [2, 3])],
+  ["at", (x) => ops.at(x, "...", "::-2", null, i32([1, -1])), one("real", [2, 3, 3])],
+  ["tril and triu", (x) => ops.tril(x, 1).add(ops.triu(x, 1)), one("real", [3, 3])],
+  ["diag", (x) => ops.diag(x, -1), one("real", [2], [3, 3])],
+  ["trace", (x) => ops.trace(x), one("real", [3, 3])],
+  ["repeat", (x) => ops.repeat(x, [2, 1, 2]), one("real", [2, 3])],
+  ["repeatInterleave", (x) => ops.repeatInterleave(x, 3, 0), one("real", [2, 3])],
+  ["roll", (x) => ops.roll(x, -1, 1), one("real", [2, 3])],
+  ["glu", (x) => ops.glu(x), one("real", [2, 4])],
+  ["lerp", (a, b) => ops.lerp(a, b, 0.3), [[real([2, 3]), real([3])]]],
+  [
+    "scaledDotProductAttention with a mask",
+    (q, k, v) => ops.scaledDotProductAttention(q, k, v, { mask: i32([1, 1, 0, 1, 0, 1], [2, 3]) }),
+    [[real([2, 2, 2]), real([2, 3, 2]), real([2, 3, 4])]],
+  ],
+  [
+    "scaledDotProductAttention, causal",
+    (q, k, v) => ops.scaledDotProductAttention(q, k, v, { causal: true }),
+    [
+      [real([2, 2, 3, 2]), real([2, 2, 3, 2]), real([2, 2, 3, 2])],
+      [real([3, 2]), real([3, 2]), real([3, 1])],
+    ],
+  ],
+  [
+    "crossEntropy with weights, smoothing and places",
+    (x, w) =>
+      ops.crossEntropy(x, i32([2, 0, 1, 1], [2, 2]), { ignoreIndex: 0, labelSmoothing: 0.2, weight: w.exp().detach() }),
+    [[real([2, 3, 2]), { shape: [3], values: [0.1, 0.2, 0.3], dtype: "f64" }]],
+  ],
+  ["nllLoss", (x) => ops.nllLoss(x, i32([1, -100, 2]), { reduction: "sum" }), one("real", [3, 4])],
+  [
+    "l1Loss",
+    (a, b) => ops.l1Loss(a, b),
+    [
+      [
+        { shape: [6], domain: "distinct" },
+        { shape: [6], domain: "distinct" },
+      ],
+    ],
+  ],
+  ["smoothL1Loss", (a, b) => ops.smoothL1Loss(a, b, { beta: 0.3 }), [[real([6]), real([6])]]],
+  ["bceLoss", (x, y) => ops.bceLoss(x.sigmoid(), y), [[real([2, 3]), real([2, 3])]]],
+  [
+    "klDivLoss",
+    (a, b) => ops.klDivLoss(a, b, { reduction: "batchmean" }),
+    [[real([2, 3]), { shape: [2, 3], domain: "positive" }]],
+  ],
+  ["klDivLoss of logarithms", (a, b) => ops.klDivLoss(a, b, { logTarget: true }), [[real([2, 3]), real([2, 3])]]],
 ];
 
 function real(shape: Shape): Input {

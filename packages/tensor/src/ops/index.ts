@@ -1,26 +1,63 @@
+import { activationOps } from "./activations.ts";
+import { diagonalOps } from "./diagonal.ts";
 import { elementwiseOps } from "./elementwise.ts";
 import { embeddingOps } from "./embedding.ts";
+import { indexingOps } from "./indexing.ts";
 import { loraOps } from "./lora.ts";
+import { lossOps } from "./loss.ts";
+import { mathOps } from "./math.ts";
 import { matmulOps } from "./matmul.ts";
 import { modelOps } from "./model.ts";
+import { poolOps } from "./pool.ts";
 import { reduceOps } from "./reduce.ts";
+import { scanOps } from "./scan.ts";
 import { shapeOps } from "./shape.ts";
+import { softmaxOps } from "./softmax.ts";
+import { sortOps } from "./sort.ts";
+import { statisticsOps } from "./statistics.ts";
+import { windowOps } from "./windows.ts";
 
+export * from "./activations.ts";
+export * from "./arrange.ts";
+export * from "./attention.ts";
+export * from "./conv.ts";
+export * from "./diagonal.ts";
+export * from "./einsum.ts";
 export * from "./elementwise.ts";
 export * from "./embedding.ts";
+export * from "./indexing.ts";
 export { type LoraParts, loraLinear } from "./lora.ts";
 export * from "./loss.ts";
+export * from "./math.ts";
 export { linear, matmul } from "./matmul.ts";
 export * from "./model.ts";
+export * from "./normalization.ts";
+export * from "./pool.ts";
 export * from "./reduce.ts";
 export { rowsAs } from "./rows.ts";
+export * from "./scan.ts";
 export * from "./shape.ts";
+export * from "./softmax.ts";
+export * from "./sort.ts";
+export * from "./statistics.ts";
+export * from "./windows.ts";
 
 /** Every op by name: what the generated gradient checks and the device conformance suite go through. */
 export const registry = {
   ...elementwiseOps,
+  ...mathOps,
+  ...activationOps,
+  ...lossOps,
   ...reduceOps,
+  ...statisticsOps,
+  ...softmaxOps,
+  ...scanOps,
+  ...sortOps,
   ...shapeOps,
+  ...windowOps,
+  ...poolOps,
+  ...diagonalOps,
+  ...indexingOps,
   ...matmulOps,
   ...loraOps,
   ...embeddingOps,

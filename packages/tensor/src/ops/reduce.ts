@@ -3,8 +3,9 @@ import { DTypeError, ShapeError } from "../errors.ts";
 import { IDENTITY } from "../expr/program.ts";
 import { axisOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import { div, eq, mul } from "./elementwise.ts";
+import { div, eq, mul, neg } from "./elementwise.ts";
 import { apply, type Context, defineOp, type Op, type ResultType } from "./op.ts";
+import { reshape, squeeze, transpose, unsqueeze } from "./shape.ts";
 import { broadcastView } from "./views.ts";
 
 /** The dimensions that a reduction joins, and whether they stay with size 1. */
@@ -86,7 +87,13 @@ export const reduceOps = {
   }),
 } as const;
 
-function reduceArgs(op: string, x: Tensor, dims: number | readonly number[] | undefined, keepdim: boolean): ReduceArgs {
+/** A reduction's dimensions, counted from the front and each once. */
+export function reduceArgs(
+  op: string,
+  x: Tensor,
+  dims: number | readonly number[] | undefined,
+  keepdim: boolean,
+): ReduceArgs {
   const list = dims === undefined ? x.shape.map((_, d) => d) : typeof dims === "number" ? [dims] : dims;
   return { dims: [...new Set(list.map((d) => axisOf(op, d, x.rank)))].filter((d) => d < x.rank), keepdim };
 }
@@ -109,18 +116,21 @@ export function amax(x: Tensor, dims?: number | readonly number[], keepdim = fal
 export function amin(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   return apply(reduceOps.amin, [x], reduceArgs("amin", x, dims, keepdim));
 }
-/** Index of the largest along the last dimension, i32; the first of equals, a NaN before all. */
-export function argmax(x: Tensor): Tensor {
-  return apply(reduceOps.argmax, [x], undefined);
+/**
+ * Index of the largest along `dim` (the last unless given), i32; the first of equals, a NaN before all: PyTorch's `argmax`,
+ * except that without `dim` PyTorch takes the flat tensor.
+ * @throws ShapeError over an empty dimension
+ */
+export function argmax(x: Tensor, dim = -1, keepdim = false): Tensor {
+  const at = axisOf("argmax", dim, x.rank);
+  const last = at === x.rank - 1 || x.rank === 0;
+  const found = apply(reduceOps.argmax, [last ? x : transpose(x, at, -1)], undefined);
+  const kept = x.shape.map((n, d) => (d === at ? 1 : n));
+  if (last) return keepdim ? reshape(found, kept) : found;
+  const back = transpose(unsqueeze(found, -1), at, -1);
+  return keepdim ? back : squeeze(back, at);
 }
-
-/** eˣ/Σeˣ along `dim`, with the maximum taken off first so that nothing overflows. */
-export function softmax(x: Tensor, dim = -1): Tensor {
-  const e = x.sub(amax(x.detach(), dim, true)).exp();
-  return e.div(sum(e, dim, true));
-}
-/** log of {@link softmax}, exact where the probability is too small for a float. */
-export function logSoftmax(x: Tensor, dim = -1): Tensor {
-  const shifted = x.sub(amax(x.detach(), dim, true));
-  return shifted.sub(sum(shifted.exp(), dim, true).log());
+/** Index of the smallest along `dim`; see {@link argmax}. PyTorch's `argmin`. */
+export function argmin(x: Tensor, dim = -1, keepdim = false): Tensor {
+  return argmax(neg(x), dim, keepdim);
 }

@@ -256,8 +256,13 @@ export function unsqueeze(x: Tensor, dim: number): Tensor {
   const at = axisOf("unsqueeze", dim, x.rank + 1);
   return reshape(x, [...x.shape.slice(0, at), 1, ...x.shape.slice(at)]);
 }
-/** Without dimension `dim`, whose size is 1: a view. */
-export function squeeze(x: Tensor, dim: number): Tensor {
+/** Without dimension `dim`, whose size is 1, or without all of that size: PyTorch's `squeeze`. A view. @throws ShapeError where it is not 1 */
+export function squeeze(x: Tensor, dim?: number): Tensor {
+  if (dim === undefined)
+    return reshape(
+      x,
+      x.shape.filter((n) => n !== 1),
+    );
   const at = axisOf("squeeze", dim, x.rank);
   if (x.shape[at] !== 1) throw new ShapeError("squeeze", `dimension ${dim} of ${show(x.shape)} is not 1`);
   return reshape(x, [...x.shape.slice(0, at), ...x.shape.slice(at + 1)]);
