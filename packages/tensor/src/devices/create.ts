@@ -3,7 +3,7 @@ import type { Device } from "./device.ts";
 import { reference } from "./registry.ts";
 
 /** Names that {@link createDevice} takes. */
-export const DEVICE_NAMES = ["auto", "cpu", "reference"] as const;
+export const DEVICE_NAMES = ["auto", "cpu", "gpu", "reference"] as const;
 
 export type DeviceName = (typeof DEVICE_NAMES)[number];
 
@@ -21,7 +21,7 @@ export interface CreateDeviceOptions {
  * The device of that name, started; `auto` takes the fastest that runs here. Devices are loaded when asked for.
  *
  * @example setDefaultDevice(await createDevice("auto"));
- * @throws DeviceError for an unknown name
+ * @throws DeviceError for an unknown name, and for `gpu` where there is none, with what to install
  */
 export async function createDevice(name: DeviceName, options: CreateDeviceOptions = {}): Promise<Device> {
   switch (name) {
@@ -31,6 +31,10 @@ export async function createDevice(name: DeviceName, options: CreateDeviceOption
     case "cpu": {
       const { CpuDevice } = await import("./cpu/index.ts");
       return new CpuDevice(options);
+    }
+    case "gpu": {
+      const { GpuDevice } = await import("./gpu/index.ts");
+      return GpuDevice.open();
     }
     default:
       throw new DeviceError("createDevice", `no device is called "${name}"; there are ${DEVICE_NAMES.join(", ")}`);

@@ -136,7 +136,7 @@ const LIBRARY: { readonly [name: string]: { readonly needs: readonly string[]; r
   return select(near, y, y == 0.0);
 }`,
   },
-  // A number in parts stays in parts: compilers would add them up again.
+  // A sum that is added as it is: compilers reorder terms, and small ones that come first are lost.
   opaque: { needs: [], code: "fn opaque(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) | p[0].w); }" },
   exp_of: {
     needs: ["is_nan", "inf", "opaque"],
@@ -145,7 +145,7 @@ const LIBRARY: { readonly [name: string]: { readonly needs: readonly string[]; r
   if (x > 88.8) { return inf(); }
   if (x < -104.0) { return 0.0; }
   let n = round(x * ${Math.fround(Math.LOG2E)}f);
-  let r = fma(n, 2.1219444e-4f, fma(n, opaque(-0.693359375f), x));
+  let r = fma(n, 2.1219444e-4f, opaque(fma(n, -0.693359375f, x)));
   let f = fma(${polynomial("r", [1.98756915e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1])}, r * r, r) + 1.0;
   // 2ⁿ in two factors, because n reaches from −150 to 128.
   let whole = i32(n);
@@ -169,7 +169,7 @@ const LIBRARY: { readonly [name: string]: { readonly needs: readonly string[]; r
   let e = f32(exponent) - select(0.0, 24.0, small);
   let z = m * m;
   let tail = ${polynomial("m", [7.0376836292e-2, -1.151461031e-1, 1.167699874e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1])} * m * z;
-  return fma(e, opaque(0.693359375f), m + (fma(e, -2.1219444e-4f, tail) - 0.5 * z));
+  return fma(e, 0.693359375f, opaque(m + opaque(fma(e, -2.1219444e-4f, tail) - 0.5 * z)));
 }`,
   },
   turn: {
@@ -177,7 +177,7 @@ const LIBRARY: { readonly [name: string]: { readonly needs: readonly string[]; r
     // The quarter turns in x and the rest, π/2 in three parts of which the first two have few bits.
     code: `fn turn(x: f32) -> vec2f {
   let n = round(x * ${Math.fround(2 / Math.PI)}f);
-  return vec2f(n, fma(n, -7.54978995489188216e-8f, fma(n, opaque(-4.837512969970703125e-4f), fma(n, opaque(-1.5703125f), x))));
+  return vec2f(n, fma(n, -7.54978995489188216e-8f, opaque(fma(n, -4.837512969970703125e-4f, opaque(fma(n, -1.5703125f, x))))));
 }
 fn sin_poly(r: f32) -> f32 {
   let z = r * r;
