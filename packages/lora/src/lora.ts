@@ -10,7 +10,7 @@ import {
 } from "@tslm/tensor";
 import { type LoraConfig, type LoraConfigInput, parseLoraConfig } from "./config.ts";
 import { DropoutState } from "./dropout-state.ts";
-import { ConfigError } from "./errors.ts";
+import { ConfigError, LoraError } from "./errors.ts";
 import { LoraLinear } from "./lora-linear.ts";
 import { rankAndAlpha, refuseAdapted, refuseUnmatched, targetLayers } from "./targets.ts";
 import { DoraLora } from "./variants/dora.ts";
@@ -48,6 +48,7 @@ export class Lora {
   readonly dropout: DropoutState;
   /** Tensors of the base that were trainable before. */
   readonly #thawed: readonly Tensor[];
+  readonly #byBase: ReadonlyMap<Module, LoraLinear>;
   #attached = false;
 
   /** For {@link applyLora} and {@link loadAdapter}. Freezes the model and attaches the adapter. */
@@ -62,6 +63,7 @@ export class Lora {
         new LoraLinear(layer, { ...pair, ...rest, dropout: config.lora_dropout, state, index }),
       ]),
     );
+    this.#byBase = new Map([...this.layers.values()].map((layer) => [layer.baseLayer, layer]));
     this.#thawed = model.trainableParameters();
     model.requiresGrad(false);
     this.attach();
@@ -91,6 +93,20 @@ export class Lora {
   }
   [Symbol.dispose](): void {
     this.remove();
+  }
+
+  /**
+   * Adds to y [rows, out] what the adapter changes of what a layer of the model gave for x [rows, in], in place: for rows
+   * of a pass that go through this adapter while others go through others. Nothing where the layer is not adapted.
+   *
+   * @param addend [rows, out], when it stands in y already
+   * @param strength factor on the change
+   * @throws LoraError while the adapter is attached: the model then gives adapted results itself
+   */
+  addTo(layer: Module, x: Tensor, y: Tensor, addend?: Tensor, strength = 1): void {
+    if (this.#attached) throw new LoraError("an adapter of single rows must not be attached to the model; detach() it");
+    const adapted = this.#byBase.get(layer);
+    if (adapted) noGrad(() => scope(() => adapted.variant.addTo(adapted, x, y, addend, strength)));
   }
 
   /** While off, the model is its base: every adapted layer does what its base layer does. */

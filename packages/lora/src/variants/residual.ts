@@ -1,7 +1,7 @@
 import { cat, linear, loraLinear, type Tensor } from "@tslm/tensor";
 import type { LoraLinear } from "../lora-linear.ts";
 import type { LoraPair } from "./init.ts";
-import { LoraVariant, plainMerged } from "./variant.ts";
+import { addLowRank, LoraVariant, plainMerged } from "./variant.ts";
 
 /**
  * LoRA whose A and B begin as a part of the base weight (PiSSA, OLoRA): what is left of it, W − s·B₀·A₀, is frozen, and
@@ -23,6 +23,11 @@ export class ResidualLora extends LoraVariant {
     const { loraA: a, loraB: b } = this.#initial;
     const adapted = loraLinear(x, { weight, bias, loraA, loraB, scaling, dropout: inputDropout, addend });
     return linear(linear(x, a).mul(-scaling), b, undefined, adapted);
+  }
+
+  override addTo(layer: LoraLinear, x: Tensor, y: Tensor, _: Tensor | undefined, strength: number): void {
+    addLowRank(x, y, layer, strength * layer.scaling);
+    addLowRank(x, y, this.#initial, -strength * layer.scaling);
   }
 
   mergedWeight(layer: LoraLinear): Tensor {

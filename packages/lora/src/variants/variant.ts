@@ -1,4 +1,4 @@
-import { isBlocks, type Linear, Module, type Tensor } from "@tslm/tensor";
+import { arange, isBlocks, type Linear, Module, Tensor } from "@tslm/tensor";
 import type { LoraLinear } from "../lora-linear.ts";
 import type { LoraPair } from "./init.ts";
 
@@ -9,6 +9,16 @@ import type { LoraPair } from "./init.ts";
 export abstract class LoraVariant extends Module {
   /** y [..., out] of x [..., in], adapter included, plus `addend` [..., out] where one is given. */
   abstract forward(layer: LoraLinear, x: Tensor, addend?: Tensor): Tensor;
+  /**
+   * Adds to y [rows, out], which the base layer made of x [rows, in] plus `addend`, what the adapter changes, times
+   * `strength`; in place, without dropout and without a gradient.
+   */
+  addTo(layer: LoraLinear, x: Tensor, y: Tensor, addend: Tensor | undefined, strength: number): void {
+    const adapted = this.forward(layer, x, addend);
+    const rows = arange(y.shape[0], { device: y.device });
+    if (strength === 1) y.device.scatterRows(adapted, rows, y, "set");
+    else y.device.scatterRows(adapted.sub(y).mul(strength), rows, y, "add");
+  }
   /** The weight [out, in], f32, that gives the same y without an adapter. */
   abstract mergedWeight(layer: LoraLinear): Tensor;
   /** Tensors that training changes beside A and B, by the endings of PEFT's keys. */
@@ -23,6 +33,12 @@ export abstract class LoraVariant extends Module {
   savedPair({ loraA, loraB }: LoraLinear): LoraPair {
     return { loraA, loraB };
   }
+}
+
+/** y [rows, out] += scaling·x·Aᵀ·Bᵀ, in place and without a gradient. */
+export function addLowRank(x: Tensor, y: Tensor, { loraA: a, loraB: b }: LoraPair, scaling: number): void {
+  const low = Tensor.empty([x.shape[0], a.shape[0]], { dtype: x.dtype, device: x.device });
+  x.device.lowRank({ x, a, b, low, scaling }, y);
 }
 
 /** W + s·B·A as f32 numbers. A quantised weight becomes numbers: rounded again, the small difference would be lost. */

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { dropout, Generator, linear, memory, noGrad, scope } from "@tslm/tensor";
+import { dropout, Generator, linear, memory, noGrad, rand, scope, type Tensor } from "@tslm/tensor";
 import { loadAdapter, saveAdapter } from "../adapter.ts";
 import type { LoraConfigInput } from "../config.ts";
 import { type Lora, startLora } from "../lora.ts";
@@ -55,6 +55,46 @@ beforeEach(async () => {
 afterEach(() => rm(folder, { recursive: true, force: true }));
 
 describe.each(kinds)("%s", (_, config) => {
+  test("adds itself to rows of what the base layers gave, as strongly as is asked", async () => {
+    const model = new TinyModel();
+    const lora = await start(model, config);
+    await perturb(lora.parameters());
+    for (const [, layer] of lora.layers) {
+      const { baseLayer } = layer;
+      using x = scope(() => rand([3, baseLayer.inFeatures], { seed: [1, 2], stream: 3 }));
+      using addend = scope(() => rand([3, baseLayer.outFeatures], { seed: [1, 2], stream: 4 }));
+      const numbers = async (make: () => Tensor): Promise<number[]> => {
+        using out = scope(() => noGrad(make));
+        return [...(await out.data())];
+      };
+      const plain = await numbers(() => baseLayer.forward(x, addend));
+      const adapted = await numbers(() => layer.forward(x, addend));
+      expect(furthest(plain, adapted)).toBeGreaterThan(0.01);
+      lora.detach();
+      // The middle row alone is adapted.
+      const added = (strength?: number): Promise<number[]> =>
+        numbers(() => {
+          const y = baseLayer.forward(x, addend);
+          lora.addTo(baseLayer, x.slice(0, 1, 2), y.slice(0, 1, 2), addend.slice(0, 1, 2), strength);
+          return y;
+        });
+      const n = baseLayer.outFeatures;
+      const expected = (strength: number): number[] =>
+        plain.map((value, i) => (i >= n && i < 2 * n ? value + strength * (adapted[i] - value) : value));
+      expect(furthest(await added(), expected(1))).toBeLessThan(1e-5);
+      expect(furthest(await added(0.5), expected(0.5))).toBeLessThan(1e-5);
+      expect(
+        await numbers(() => {
+          const y = baseLayer.forward(x, addend);
+          lora.addTo(model.model.layers[0].input_layernorm, x, y);
+          return y;
+        }),
+      ).toEqual(plain);
+      lora.attach();
+      expect(() => lora.addTo(baseLayer, x, x)).toThrow("detach() it");
+    }
+  });
+
   test("starts as no change; merges, unmerges and is taken off again", async () => {
     const model = new TinyModel();
     const before = await hidden(model);
