@@ -2,13 +2,7 @@
 import { isBlocks } from "../../dtype.ts";
 import type { CpuContext } from "./context.ts";
 import { fitsTiles, gemmTiles, packTilesA, planTiles, TILES_WORKSPACE_BYTES } from "./kernels/gemm-tiles.ts";
-import {
-  fitsWeightTiles,
-  packForWeights,
-  planWeightTiles,
-  WEIGHT_TILES_WORKSPACE_BYTES,
-  weightTiles,
-} from "./kernels/weight-tiles.ts";
+import { fitsWeightTiles, planWeightTiles, WEIGHT_TILES_WORKSPACE_BYTES, weightTiles } from "./kernels/weight-tiles.ts";
 import type { Product } from "./matmul.ts";
 
 /**
@@ -52,18 +46,16 @@ export function productOnTiles(cpu: CpuContext, given: Product): boolean {
 function onWeightTiles(cpu: CpuContext, given: Product, form: "nn" | "nt"): void {
   const { m, n, k, alpha, a, b, c, source } = given;
   const { kernels, terms, threads } = cpu;
-  const { groups, packedBytes, items, table } = planWeightTiles(form, { m, n, k }, terms, threads);
+  const { depth, items, table } = planWeightTiles(form, { m, n, k }, threads);
   const workspace = cpu.workspace(WEIGHT_TILES_WORKSPACE_BYTES);
-  cpu.scratch(packedBytes + table.byteLength, (packed) => {
-    const itemsAt = packed + packedBytes;
+  cpu.scratch(table.byteLength, (itemsAt) => {
     cpu.memory.i32(itemsAt, table.length).set(table);
-    kernels.run(packForWeights[form][terms], { a: a.address, packed, m, k, lda: a.row, groups }, groups);
     kernels.run(
       weightTiles[form][terms],
       {
-        ...{ packed, w: b.address, c: c.address, alpha, m, k, groups, items: itemsAt },
+        ...{ a: a.address, w: b.address, c: c.address, alpha, m, k, depth, items: itemsAt },
         ...{ source: source.address, sourceRow: source.row, sourceColumn: source.column },
-        ...{ ldw: form === "nn" ? b.row : b.column, ldc: c.row },
+        ...{ lda: a.row, ldw: form === "nn" ? b.row : b.column, ldc: c.row },
         ...{ slots: workspace.slots, workspace: workspace.address },
       },
       items,

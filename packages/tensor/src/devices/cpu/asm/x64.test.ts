@@ -109,6 +109,7 @@ test.skipIf(!haveAs)("the instructions on tiles equal GNU as", () => {
     (asm) => asm.releaseTiles(),
     (asm) => asm.zeroTile(random(8)),
     (asm) => asm.loadTile(random(8), strided()),
+    (asm) => asm.streamTile(random(8), strided()),
     (asm) => asm.storeTile(strided(), random(8)),
     (asm) => asm.multiplyTiles(random(3), 3 + random(2), 5 + random(3)),
   ];

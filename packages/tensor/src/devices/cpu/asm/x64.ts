@@ -450,6 +450,12 @@ export class Assembler {
     this.#tile(3, 0x4b, tile, from, 0);
   }
 
+  /** The same for what is read once: the first-level cache need not keep it. */
+  streamTile(tile: number, from: Memory): void {
+    this.#line("tileloaddt1", `tmm${tile}`, this.#memoryText(from, 0));
+    this.#tile(1, 0x4b, tile, from, 0);
+  }
+
   storeTile(to: Memory, tile: number): void {
     this.#line("tilestored", this.#memoryText(to, 0), `tmm${tile}`);
     this.#tile(2, 0x4b, tile, to, 0);

@@ -102,6 +102,9 @@ export class Avx512Emitter extends X64Emitter {
         const [a, b] = args.map((arg) => this.v(arg));
         return asm.evex("vpmuludq", 512, [d, a!, b!]);
       }
+      case "narrow":
+        // The second source gives the lower half.
+        return asm.evex("vcvtne2ps2bf16", 512, [d, this.v(args[1]), this.vm(args[0])]);
       case "oddLanes":
         return asm.evex("vmovshdup", 512, [d, this.v(args[0])]);
       case "sqrt": {
@@ -176,6 +179,8 @@ export class Avx512Emitter extends X64Emitter {
         return asm.zeroTile(imm);
       case "tileLoad":
         return asm.loadTile(imm, this.memory(address!));
+      case "tileStream":
+        return asm.streamTile(imm, this.memory(address!));
       case "tileStore":
         return asm.storeTile(this.memory(address!), imm);
       default:

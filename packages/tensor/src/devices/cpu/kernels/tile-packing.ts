@@ -48,27 +48,59 @@ export interface RowsOfA {
   /** The first row, and how many there are: rows beyond stay as they were, what they give is never looked at. */
   readonly row: Index;
   readonly rows: Index;
-  /** The inner element, and how many are left from there on. */
+  /** In place of rows beyond the last one it comes again, when given. */
+  readonly last?: Index;
+  /** The inner element, and how many are left from there on: a whole step unless given. */
   readonly p: Index;
-  readonly left: Index;
+  readonly left?: Index;
   readonly to: Pointer;
   readonly parts: number;
 }
 
 /** A step of a group of rows of A into `[part][row][32]`; inner elements beyond the last are 0. */
-export function packTileRows(k: Builder, { a, lda, row, rows, p, left, to, parts }: RowsOfA): void {
+export function packTileRows(k: Builder, { a, lda, row, rows, last, p, left, to, parts }: RowsOfA): void {
   k.loop({ to: rows }, (r) => {
-    const from = a.at(row.add(r).mul(lda).add(p)).fixed();
+    const line = row.add(r);
+    const from = a.at((last ? line.min(last) : line).mul(lda).add(p)).fixed();
     const place = to.atByte(r.mul(STEP * 2)).fixed();
-    for (const first of [0, k.lanes]) {
-      split(k, from.at(first).load(left.sub(first)), parts).forEach((part, i) => {
-        place
-          .atByte(i * PAIR_BYTES)
-          .at(first)
-          .store(part);
+    let rest = [0, k.lanes].map((first) => from.at(first).load(left?.sub(first)));
+    for (let part = 0; part < parts; part++) {
+      const here = place.atByte(part * PAIR_BYTES);
+      here.as("i32").store(rest[0].narrow(rest[1]));
+      if (part + 1 === parts) break;
+      rest = rest.map((value, side) => {
+        const taken = here
+          .as("bf16")
+          .at(side * k.lanes)
+          .load();
+        const finite = taken.abs().compare("lt", Number.POSITIVE_INFINITY);
+        return finite.select(value.sub(taken), k.zero());
       });
     }
   });
+}
+
+/**
+ * A step of a group of rows of A as the right factor of `W·Aᵀ`: `[part][tile][column / 2][row][column % 2]`.
+ *
+ * @param rows room for a step of all parts
+ */
+export function packTileColumns(k: Builder, given: Omit<RowsOfA, "rows" | "left">, rows: Pointer): void {
+  packTileRows(k, { ...given, rows: k.index(SIDE), to: rows });
+  for (let part = 0; part < given.parts; part++) {
+    for (let tile = 0; tile < 2; tile++) {
+      const at = part * PAIR_BYTES + tile * TILE_BYTES;
+      for (let word = 0; word < ROWS; word += 4) {
+        const lines = Array.from({ length: ROWS }, (_, r) => rows.atByte(at + r * STEP * 2 + word * 4).as("f32"));
+        transposeBlocks(k, loadRows(k, lines)).forEach((column, w) => {
+          given.to
+            .atByte(at + (word + w) * 64)
+            .as("f32")
+            .store(column);
+        });
+      }
+    }
+  }
 }
 
 function packKernel(parts: number) {

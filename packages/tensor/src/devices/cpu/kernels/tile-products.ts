@@ -10,7 +10,7 @@ import {
   type TilesElement,
 } from "./gemm-tiles.ts";
 import { fill, fromBf16, type Machine, type Memory, toBf16 } from "./testing.ts";
-import { packForWeights, planWeightTiles, WEIGHT_TILES_WORKSPACE_BYTES, weightTiles } from "./weight-tiles.ts";
+import { planWeightTiles, WEIGHT_TILES_WORKSPACE_BYTES, weightTiles } from "./weight-tiles.ts";
 
 export interface TileProduct {
   readonly form: "nn" | "nt";
@@ -71,23 +71,22 @@ export function multiplyOnTiles(
   const bias = machine.allocate(4 * n);
   fill(bias.f32, 4);
   const [zeros, slots] = [machine.allocate(256), machine.allocate(4)];
-  const plan = weights
-    ? planWeightTiles(form, { m, n, k }, terms, threads)
-    : planTiles({ element, form, m, n, k, terms }, threads);
+  const tiles = weights ? undefined : planTiles({ element, form, m, n, k, terms }, threads);
+  const plan = tiles ?? planWeightTiles(form, { m, n, k }, threads);
   const table = machine.allocate(plan.table.byteLength);
   table.i32.set(plan.table);
-  const packed = machine.allocate(plan.packedBytes);
+  const packed = machine.allocate(tiles?.packedBytes ?? 0);
   // What is not written must not count.
   packed.u8.fill(255);
-  const pack = machine.compile(weights ? packForWeights[form][terms] : packTilesA[terms]);
-  pack({ a: a.address, packed: packed.address, m, k, lda, groups: plan.groups }, 0, plan.groups);
+  const groups = tiles?.groups ?? 0;
+  if (tiles) machine.compile(packTilesA[terms])({ a: a.address, packed: packed.address, m, k, lda, groups }, 0, groups);
   const source = add === "c" ? c : add === "bias" ? bias : zeros;
   const kernels = element === "bf16" ? gemmTiles.bf16[terms] : gemmTiles.f32[terms as 1 | 2];
   const run = machine.compile((weights ? weightTiles[form][terms] : kernels[form]) as unknown as Kernel);
   const values: Record<string, number> = {
     ...{ packed: packed.address, b: b.address, c: c.address, source: source.address, alpha, m, n, k },
-    ...{ sourceRow: add === "c" ? 4 * ldc : 0, sourceColumn: add ? 1 : 0, groups: plan.groups, ldb, ldc },
-    ...{ w: b.address, ldw: ldb },
+    ...{ sourceRow: add === "c" ? 4 * ldc : 0, sourceColumn: add ? 1 : 0, groups, ldb, ldc },
+    ...("depth" in plan ? { a: a.address, w: b.address, lda, ldw: ldb, depth: plan.depth } : {}),
     ...{ items: table.address, slots: slots.address, workspace: workspace.address },
   };
   const chunk = options.threads === undefined ? plan.items : 1;

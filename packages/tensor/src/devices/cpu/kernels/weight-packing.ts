@@ -45,7 +45,7 @@ export class RowsPacking implements Packing {
     this.place = k.variable(to);
     this.pieces = steps.sar(Math.log2(COPIED_STEPS));
     this.left = k.variable(this.pieces);
-    this.rows = k.variable(k.index(SIDE));
+    this.rows = k.variable(steps.min(1).mul(SIDE));
     this.gap = stride.sub(steps.mul(STEP * 2));
   }
 
@@ -81,63 +81,67 @@ export class RowsPacking implements Packing {
   }
 }
 
-/** Pairs of rows of W that are packed with each step. */
-const PACKED_PAIRS = 2;
-/** Pairs that are asked for ahead. */
-const AHEAD_PAIRS = 16;
+/** Pairs that are asked for ahead: the next row lies on another page, where the processor does not look by itself. */
+const AHEAD_PAIRS = 8;
 
-/** Pairs of rows of W into `[step][tile][pair][column][2]`. */
+/** Blocks of 32 columns of pairs of rows of W into `[block][step][tile][pair][column][2]`. */
 export class PairsPacking implements Packing {
   private readonly k: Builder;
   private readonly stride: Index;
   private readonly row: Pointer;
   private readonly place: Pointer;
-  /** Pairs that are left, and those of this step. */
+  private readonly blocks: Index;
+  private readonly blockBytes: Index;
+  private readonly ahead: Index;
+  /** Pairs that are left. */
   private readonly left: Index;
 
-  constructor(k: Builder, from: Pointer, stride: Index, length: Index, to: Pointer) {
+  /** @param length rows, a multiple of a step's; 0: nothing */
+  constructor(k: Builder, from: Pointer, stride: Index, length: Index, blocks: Index, to: Pointer) {
     this.k = k;
     this.stride = stride;
     this.row = k.variable(from);
     this.place = k.variable(to);
     this.left = k.variable(length.sar(1));
+    this.blocks = blocks;
+    this.blockBytes = length.mul(PAIR_BYTES / STEP);
+    this.ahead = stride.mul(2 * AHEAD_PAIRS);
   }
 
-  private pairs(): void {
-    const { k, row, place, stride } = this;
-    const tilePairs = STEP / 2;
-    for (let pair = 0; pair < PACKED_PAIRS; pair++) {
-      const second = row.atStride(stride, 1);
+  private pair(): void {
+    const { k, row, place, left, stride, blockBytes } = this;
+    const from = k.variable(row);
+    const to = k.variable(place);
+    repeat(k, k.variable(this.blocks), () => {
+      const second = from.atStride(stride, 1);
       for (let tile = 0; tile < 2; tile++) {
-        const low = row.at(tile * ROWS).loadInt();
-        place
-          .atByte(tile * TILE_BYTES + pair * 64)
+        const high = second.at(tile * ROWS).loadInt();
+        const both = from
+          .at(tile * ROWS)
+          .loadInt()
+          .or(high.shl(16));
+        to.atByte(tile * TILE_BYTES)
           .as("i32")
-          .store(
-            low.or(
-              second
-                .at(tile * ROWS)
-                .loadInt()
-                .shl(16),
-            ),
-          );
+          .store(both);
       }
-      const ahead = k.variable(row.atByte(stride.mul(2 * AHEAD_PAIRS)));
-      ahead.prefetch();
-      ahead.atStride(stride, 1).prefetch();
-      row.advanceBytes(stride.mul(2));
-    }
-    place.advanceBytes(PACKED_PAIRS * 64);
-    this.left.decrease(PACKED_PAIRS);
+      const ahead = from.atByte(this.ahead).fixed();
+      ahead.prefetch(1);
+      ahead.atStride(stride, 1).prefetch(1);
+      from.advance(SIDE);
+      to.advanceBytes(blockBytes);
+    });
+    row.advanceBytes(stride.mul(2));
+    place.advanceBytes(64);
+    left.decrease(1);
     // After the pairs of a tile comes the tile beside it.
-    k.if(this.left.and(tilePairs - 1).eq(0), () => place.advanceBytes(TILE_BYTES));
+    k.if(left.and(STEP / 2 - 1).eq(0), () => place.advanceBytes(TILE_BYTES));
   }
 
   step(): void {
-    this.k.if(this.left.gt(0), () => this.pairs());
+    this.k.if(this.left.gt(0), () => this.pair());
   }
 
   finish(): void {
-    repeat(this.k, this.left, () => this.pairs(), false);
+    repeat(this.k, this.left, () => this.pair(), false);
   }
 }

@@ -2,7 +2,7 @@
  * Matrix product with bf16 weights on matrix tiles: `C = alpha·A·W (+ source)`, A f32, W given as [n, k], the way weights
  * lie (`nt`), or as [k, n] (`nn`), as gradients to inputs need it.
  *
- * `nt`: tiles take rows of W straight from memory, so nothing of the weights is copied; the tiles then hold blocks of Cᵀ, which
+ * `nt`: tiles take rows of W as they lie; the tiles then hold blocks of Cᵀ, which
  * are transposed on their way into C. `nn`: a panel of 32 columns of W is packed for many rows of A. A is packed once, by
  * a kernel of its own. A finished block goes into C some rows in every step of the next one: the vector units work beside
  * the tile unit.
@@ -14,14 +14,14 @@
 import type { Builder } from "../lang/builder.ts";
 import { type Arguments, defineKernel } from "../lang/kernel.ts";
 import { claimWorkspace, loadRows, transposeBlocks } from "../lang/math.ts";
-import { beginTiles, endTiles, loadTile, multiplyTiles, storeTile, zeroTile } from "../lang/tiles.ts";
+import { beginTiles, endTiles, loadTile, multiplyTiles, storeTile, streamTile, zeroTile } from "../lang/tiles.ts";
 import type { Index, Pointer, VF } from "../lang/values.ts";
 import type { Terms } from "./gemm-tiles.ts";
 import {
   finitePairs,
   PAIR_BYTES,
+  packTileColumns,
   packTileRows,
-  packTilesBTransposed,
   ROWS,
   SIDE,
   STEP,
@@ -32,20 +32,25 @@ import { COPIED_STEPS, type Packing, PairsPacking, RowsPacking, repeat } from ".
 
 export type WeightForm = "nn" | "nt";
 
-/** How C is cut, so that an item's part of A, with two terms, takes a megabyte of the second-level cache. */
+/** How a product is cut, so that an item's part of A, with two terms, takes at most a megabyte of the second-level cache. */
 const CUT = {
-  /** Blocks of few rows and many inner elements: their sums need not wait. */
-  nt: { depth: 1024, groups: 8 },
-  /** Packing W costs, so many rows share it. */
-  nn: { depth: 512, groups: 16 },
+  /** Rows of W are long: one block of them is packed at a time. */
+  nt: { whole: 1024, depth: 1024, groups: 8, panelBlocks: 1 },
+  /** A panel takes so many blocks that the piece it has of each row of W is worth the fetching of another page. */
+  nn: { whole: 1024, depth: 640, groups: 8, panelBlocks: 4 },
 } as const;
+/** Inner elements at most of which the sums need not wait for the rest. */
+const MOST_DEPTH = 1024;
+const MOST_TERMS = 3;
 /** Blocks of C in one item whose sums wait for the next inner elements. */
 const ITEM_SUMS = 128;
 /** The tiles' sums of one block of C. */
 const SUMS_BYTES = 4 * TILE_BYTES;
 const SUMS_ROW = SIDE * 4;
+/** A block of W as deep as any. */
+const BLOCK_BYTES = (MOST_DEPTH / STEP) * PAIR_BYTES;
 /** A packed panel of W. */
-const PANEL_BYTES = (Math.max(CUT.nn.depth, CUT.nt.depth) / STEP) * PAIR_BYTES;
+const PANEL_BYTES = Math.max(CUT.nn.panelBlocks, CUT.nt.panelBlocks) * BLOCK_BYTES;
 /** Of an item in the plan's table: first block of columns of C and the one after the last, the same of groups of rows. */
 const ITEM_WORDS = 4;
 /** Rows of C that are stored at a time, and rows of sums that are looked at. */
@@ -62,7 +67,15 @@ const WORKSPACE = {
   finite: PAIR_BYTES,
   /** Where a tile is stored for nobody. */
   idle: TILE_BYTES,
-  panels: 3 * PANEL_BYTES,
+  /** The panel at hand and the next one. */
+  panels: 2 * PANEL_BYTES,
+  /** A block of W for a block of C that is made again. */
+  spare: BLOCK_BYTES,
+  /** A step of rows of A on their way into columns. */
+  rows: MOST_TERMS * PAIR_BYTES,
+  spareGroup: MOST_TERMS * BLOCK_BYTES,
+  /** An item's rows of A. */
+  groups: Math.max(CUT.nn.groups, CUT.nt.groups) * MOST_TERMS * BLOCK_BYTES,
   partials: ITEM_SUMS * SUMS_BYTES,
 };
 
@@ -71,45 +84,8 @@ export const WEIGHT_TILES_WORKSPACE_BYTES = Object.values(WORKSPACE).reduce((sum
 
 const halfStep = Math.log2(STEP);
 
-function packKernel(form: WeightForm, parts: Terms) {
-  const { depth } = CUT[form];
-  return defineKernel(
-    `pack_weight_tiles_${form}_${parts}`,
-    { a: "f32*", packed: "u16*", m: "index", k: "index", lda: "index", groups: "index" },
-    (k, args) => {
-      k.loop({ from: k.begin, to: k.end }, (group) => {
-        const row = group.mul(SIDE);
-        const rowEnd = args.m.min(row.add(SIDE));
-        k.loop({ to: args.k, step: depth }, (p) => {
-          const length = args.k.sub(p).min(depth);
-          const before = args.groups.mul(p.sar(halfStep)).add(group.mul(stepsOf(length)));
-          const to = k.variable(args.packed.atByte(before.mul(parts * PAIR_BYTES)));
-          if (form === "nt") {
-            // Aᵀ is the right factor of Cᵀ = W·Aᵀ.
-            const columns = { column: row, columnEnd: rowEnd };
-            packTilesBTransposed(k, { b: args.a, ldb: args.lda, p, length, ...columns, to, parts });
-            return;
-          }
-          k.loop({ from: p, to: p.add(length), step: STEP }, (q) => {
-            const rows = { row, rows: rowEnd.sub(row) };
-            packTileRows(k, { a: args.a, lda: args.lda, ...rows, p: q, left: args.k.sub(q), to, parts });
-            to.advanceBytes(parts * PAIR_BYTES);
-          });
-        });
-      });
-    },
-  );
-}
-
-const packs = (form: WeightForm) =>
-  ({ 1: packKernel(form, 1), 2: packKernel(form, 2), 3: packKernel(form, 3) }) as const;
-
-/** `packForWeights[form][terms]` packs A into `[depth][group of 32 rows][step][part]`. An item is a group. */
-export const packForWeights = { nn: packs("nn"), nt: packs("nt") } as const;
-
 const weightTilesArgs = {
-  /** A as `packForWeights` left it. */
-  packed: "u16*",
+  a: "f32*",
   w: "u16*",
   c: "f32*",
   /** What the sums are added to, as in `gemm`. */
@@ -119,8 +95,10 @@ const weightTilesArgs = {
   alpha: "f32",
   m: "index",
   k: "index",
-  groups: "index",
-  /** Elements from row to row of W. */
+  /** Inner elements that are summed at a time. */
+  depth: "index",
+  /** Elements from row to row of A, and of W. */
+  lda: "index",
   ldw: "index",
   ldc: "index",
   /** The plan's table. */
@@ -148,9 +126,7 @@ function weightTilesKernel(form: WeightForm, terms: Terms) {
     k.repeat(k.end.sub(k.begin), () => {
       const [firstBlock, lastBlock, firstGroup, lastGroup] = [0, 1, 2, 3].map((word) => item.at(word).loadIndex());
       item.advance(ITEM_WORDS);
-      k.loop({ to: args.k, step: CUT[form].depth }, (p) => {
-        product.pieces({ firstBlock, lastBlock, firstGroup, lastGroup, p });
-      });
+      product.item({ firstBlock, lastBlock, firstGroup, lastGroup });
     });
     product.finish();
     endTiles(k);
@@ -158,13 +134,20 @@ function weightTilesKernel(form: WeightForm, terms: Terms) {
   });
 }
 
-interface Piece {
+interface Item {
   readonly firstBlock: Index;
   readonly lastBlock: Index;
   readonly firstGroup: Index;
   readonly lastGroup: Index;
-  /** The first inner element. */
+}
+
+/** A panel to be packed: its blocks of columns of C from `block` on, inner elements from p on. */
+interface Packed {
+  readonly block: Index;
+  readonly lastBlock: Index;
   readonly p: Index;
+  readonly length: Index;
+  readonly to: Pointer;
 }
 
 /** Builds the code that multiplies: blocks of C one after another, each stored while the next is made. */
@@ -173,7 +156,6 @@ class WeightProduct {
   private readonly args: Args;
   private readonly form: WeightForm;
   private readonly terms: Terms;
-  private readonly depth: number;
   private readonly places: { readonly [K in keyof typeof WORKSPACE]: Pointer };
   /** The block whose sums wait, its rows that are to be stored, and pieces of rows to be looked at: -1 when judged. */
   private readonly waiting: {
@@ -195,7 +177,6 @@ class WeightProduct {
     this.args = args;
     this.form = form;
     this.terms = terms;
-    this.depth = CUT[form].depth;
     let place = workspace.fixed();
     const places: Record<string, Pointer> = {};
     for (const [name, bytes] of Object.entries(WORKSPACE)) {
@@ -212,54 +193,82 @@ class WeightProduct {
     this.total = k.variable(k.zero());
   }
 
-  /** All blocks of an item, with some inner elements. */
-  pieces({ firstBlock, lastBlock, firstGroup, lastGroup, p }: Piece): void {
-    const { k, args, places, depth } = this;
-    const length = args.k.sub(p).min(depth);
-    const steps = stepsOf(length);
-    const partial = k.variable(places.partials);
+  /** All blocks of an item: some inner elements of all, then the next ones. While a panel is multiplied, the next is packed. */
+  item({ firstBlock, lastBlock, firstGroup, lastGroup }: Item): void {
+    const { k, args, places, form } = this;
+    const { panelBlocks } = CUT[form];
     const panel = k.variable(places.panels);
     const other = k.variable(places.panels.atByte(PANEL_BYTES));
-    this.packPanel(firstBlock, p, length, panel);
-    k.loop({ from: firstBlock, to: lastBlock }, (block) => {
-      const next = block.add(1).min(lastBlock.sub(1));
-      const packing = this.packing(next, p, length, other);
+    const lengthAt = (p: Index) => args.k.sub(p).min(args.depth);
+    const first = k.index(0);
+    this.packing({ block: firstBlock, lastBlock, p: first, length: lengthAt(first), to: panel }).finish();
+    k.loop({ to: args.k, step: args.depth }, (p) => {
+      const steps = stepsOf(lengthAt(p));
       k.loop({ from: firstGroup, to: lastGroup }, (group) => {
-        const rows = args.m.sub(group.mul(SIDE)).min(SIDE);
-        k.if(
-          p.eq(0),
-          () => zeroSums(k),
-          () => moveSums(k, loadTile, partial),
-        );
-        const a = this.groupAt(group, p, steps);
-        k.if(
-          rows.gt(ROWS),
-          () => this.multiply(panel, a, steps, 2, packing),
-          () => this.multiply(panel, a, steps, 1, packing),
-        );
-        this.finish();
-        k.if(
-          p.add(depth).lt(args.k),
-          () => moveSums(k, storeTile, partial),
-          () => {
-            moveSums(k, storeTile, places.sums);
-            this.wait(group.mul(SIDE), block.mul(SIDE), rows);
-          },
-        );
-        partial.advanceBytes(SUMS_BYTES);
+        this.packGroup(group, p, lengthAt(p), this.groupAt(group.sub(firstGroup), steps));
       });
-      packing.finish();
-      const made = k.variable(panel);
-      panel.set(other);
-      other.set(made);
+      const partial = k.variable(places.partials);
+      k.loop({ from: firstBlock, to: lastBlock, step: panelBlocks }, (begin) => {
+        const next = k.variable(begin.add(panelBlocks));
+        const nextP = k.variable(p);
+        k.if(next.ge(lastBlock), () => {
+          next.set(firstBlock);
+          nextP.increase(args.depth);
+        });
+        const packing = this.packing({ block: next, lastBlock, p: nextP, length: lengthAt(nextP).max(0), to: other });
+        const from = k.variable(panel);
+        k.loop({ from: begin, to: begin.add(panelBlocks).min(lastBlock) }, (block) => {
+          k.loop({ from: firstGroup, to: lastGroup }, (group) => {
+            const rows = args.m.sub(group.mul(SIDE)).min(SIDE);
+            k.if(
+              p.eq(0),
+              () => zeroSums(k),
+              () => moveSums(k, loadTile, partial),
+            );
+            const a = this.groupAt(group.sub(firstGroup), steps);
+            k.if(
+              rows.gt(ROWS),
+              () => this.multiply(from, a, steps, 2, packing),
+              () => this.multiply(from, a, steps, 1, packing),
+            );
+            this.finish();
+            k.if(
+              p.add(args.depth).lt(args.k),
+              () => moveSums(k, storeTile, partial),
+              () => {
+                moveSums(k, storeTile, places.sums);
+                this.wait(group.mul(SIDE), block.mul(SIDE), rows);
+              },
+            );
+            partial.advanceBytes(SUMS_BYTES);
+          });
+          from.advanceBytes(steps.mul(PAIR_BYTES));
+        });
+        packing.finish();
+        const made = k.variable(panel);
+        panel.set(other);
+        other.set(made);
+      });
     });
   }
 
-  /** A's part of a group for the inner elements from p on. */
-  private groupAt(group: Index, p: Index, steps: Index): Pointer {
-    const { args, terms } = this;
-    const before = args.groups.mul(p.sar(halfStep)).add(group.mul(steps));
-    return args.packed.atByte(before.mul(terms * PAIR_BYTES)).fixed();
+  /** Where a group of rows of A lies packed, counted from the item's first. */
+  private groupAt(group: Index, steps: Index): Pointer {
+    return this.places.groups.atByte(group.mul(steps.mul(this.terms * PAIR_BYTES))).fixed();
+  }
+
+  /** Packs some inner elements of a group of rows of A into `[step][part]`. */
+  private packGroup(group: Index, p: Index, length: Index, to: Pointer): void {
+    const { k, args, form, terms } = this;
+    const place = k.variable(to);
+    k.loop({ from: p, to: p.add(length), step: STEP, maySpill: true }, (q) => {
+      const [row, last] = [group.mul(SIDE), args.m.sub(1)];
+      const step = { a: args.a, lda: args.lda, row, last, p: q, to: place, parts: terms };
+      // Aᵀ is the right factor of Cᵀ = W·Aᵀ.
+      if (form === "nt") packTileColumns(k, step, this.places.rows);
+      else packTileRows(k, { ...step, rows: k.index(SIDE) });
+      place.advanceBytes(terms * PAIR_BYTES);
+    });
   }
 
   /** Where W begins for a block of columns, from inner element p on. */
@@ -269,17 +278,13 @@ class WeightProduct {
     return args.w.at(form === "nt" ? column.mul(args.ldw).add(p) : p.mul(args.ldw).add(column)).fixed();
   }
 
-  /** A whole panel of W. */
-  private packPanel(block: Index, p: Index, length: Index, to: Pointer): void {
-    this.packing(block, p, length, to).finish();
-  }
-
-  private packing(block: Index, p: Index, length: Index, to: Pointer): Packing {
+  /** Packs blocks of W, as many as a panel takes. */
+  private packing({ block, lastBlock, p, length, to }: Packed): Packing {
     const { k, args, form } = this;
     const from = this.weightsAt(block, p);
-    return form === "nt"
-      ? new RowsPacking(k, from, args.ldw.mul(2), stepsOf(length), to)
-      : new PairsPacking(k, from, args.ldw.mul(2), length, to);
+    const stride = args.ldw.mul(2);
+    if (form === "nt") return new RowsPacking(k, from, stride, stepsOf(length), to);
+    return new PairsPacking(k, from, stride, length, lastBlock.sub(block).min(CUT.nn.panelBlocks), to);
   }
 
   /**
@@ -293,12 +298,13 @@ class WeightProduct {
     const w = k.variable(panel);
     const a = k.variable(group);
     const [weight, other] = form === "nt" ? [4, 6] : [6, 4];
+    const loadWeights = form === "nt" ? streamTile : loadTile;
     const step = () => {
-      loadTile(k, weight, w, row);
-      loadTile(k, weight + 1, w.atByte(TILE_BYTES), row);
+      loadWeights(k, weight, w, row);
+      loadWeights(k, weight + 1, w.atByte(TILE_BYTES), row);
       for (let part = 0; part < terms; part++) {
         for (let half = 0; half < halves; half++) {
-          loadTile(k, other + half, a.atByte(part * PAIR_BYTES + half * TILE_BYTES), row);
+          streamTile(k, other + half, a.atByte(part * PAIR_BYTES + half * TILE_BYTES), row);
           for (let side = 0; side < 2; side++) {
             if (form === "nt") multiplyTiles(k, 2 * side + half, weight + side, other + half);
             else multiplyTiles(k, 2 * half + side, other + half, weight + side);
@@ -367,7 +373,7 @@ class WeightProduct {
    * other side's first part alone: 0, or an infinity of another sign, would make a NaN of it.
    */
   private mend(): void {
-    const { k, args, places, waiting, total, form, terms, depth } = this;
+    const { k, args, places, waiting, total, form, terms } = this;
     k.if(waiting.unseen.eq(0), () => {
       waiting.unseen.set(-1);
       this.sum.set(places.sums);
@@ -376,13 +382,14 @@ class WeightProduct {
         k.comment("finite parts apart");
         moveSums(k, storeTile, places.saved);
         zeroSums(k);
-        const spare = places.panels.atByte(2 * PANEL_BYTES).fixed();
-        k.loop({ to: args.k, step: depth }, (p) => {
-          const length = args.k.sub(p).min(depth);
+        const { spare } = places;
+        k.loop({ to: args.k, step: args.depth }, (p) => {
+          const length = args.k.sub(p).min(args.depth);
           const steps = stepsOf(length);
-          this.packPanel(waiting.column.sar(halfStep), p, length, spare);
-          const a = this.groupAt(waiting.row.sar(halfStep), p, steps);
-          multiplyFinite(k, { form, terms, panel: spare, steps, group: a }, places.finite);
+          const block = waiting.column.sar(halfStep);
+          this.packing({ block, lastBlock: block.add(1), p, length, to: spare }).finish();
+          this.packGroup(waiting.row.sar(halfStep), p, length, places.spareGroup);
+          multiplyFinite(k, { form, terms, panel: spare, steps, group: places.spareGroup }, places.finite);
         });
         moveSums(k, storeTile, places.sums);
         moveSums(k, loadTile, places.saved);
@@ -491,43 +498,51 @@ export function fitsWeightTiles(form: WeightForm, n: number, k: number): boolean
 }
 
 export interface WeightTilesPlan {
-  /** Groups of rows; also the number of items of the packing kernel. */
-  readonly groups: number;
-  readonly packedBytes: number;
+  /** Inner elements that are summed at a time. */
+  readonly depth: number;
   readonly items: number;
   /** The kernel's table of items. */
   readonly table: Int32Array;
 }
 
-/** Cuts C [m, n] into items: few, so that each part of A is fetched seldom, but as many as keep all threads busy to the end. */
+/** Of k inner elements, those summed at a time: all, or pieces of one size. */
+function depthOf(form: WeightForm, k: number): number {
+  const { whole, depth } = CUT[form];
+  if (k <= whole) return k;
+  const align = form === "nt" ? COPIED_STEPS * STEP : STEP;
+  return Math.ceil(k / Math.ceil(k / depth) / align) * align;
+}
+
+/** What packing a group of rows of A takes, in products of a group with a block of W; and what reading a block of W takes. */
+const GROUP_COST = 3;
+const BLOCK_COST = 1;
+
+/**
+ * Cuts C [m, n] into items: few, since each packs its part of A and reads its part of W, but as many as keep all threads
+ * busy to the end.
+ */
 export function planWeightTiles(
   form: WeightForm,
   { m, n, k }: { m: number; n: number; k: number },
-  terms: Terms,
   threads: number,
 ): WeightTilesPlan {
-  const cut = CUT[form];
   const groups = Math.ceil(m / SIDE);
   const blocks = n / SIDE;
-  const ranges = Math.ceil(groups / cut.groups);
-  const height = Math.ceil(groups / ranges);
-  const most = k > cut.depth ? Math.floor(ITEM_SUMS / height) : blocks;
-  let [width, least] = [most, Number.POSITIVE_INFINITY];
-  // The work of the thread that has most, and something for each item.
-  for (let cuts = Math.ceil(blocks / most); cuts <= Math.min(blocks, 8 * threads); cuts++) {
-    const wide = Math.ceil(blocks / cuts);
-    const items = ranges * Math.ceil(blocks / wide);
-    const cost = Math.ceil(items / threads) * (wide + 1);
-    if (cost < least) [width, least] = [wide, cost];
+  const depth = depthOf(form, k);
+  let [height, width, least] = [1, 1, Number.POSITIVE_INFINITY];
+  for (let high = Math.min(groups, CUT[form].groups); high >= 1; high--) {
+    const ranges = Math.ceil(groups / high);
+    const most = k > depth ? Math.floor(ITEM_SUMS / high) : blocks;
+    for (let cuts = Math.ceil(blocks / most); cuts <= Math.min(blocks, 8 * threads); cuts++) {
+      const wide = Math.ceil(blocks / cuts);
+      const rounds = Math.ceil((ranges * Math.ceil(blocks / wide)) / threads);
+      const cost = rounds * (wide * high + wide * BLOCK_COST + high * GROUP_COST);
+      if (cost < least) [height, width, least] = [high, wide, cost];
+    }
   }
   const table: number[] = [];
   for (let group = 0; group < groups; group += height)
     for (let block = 0; block < blocks; block += width)
       table.push(block, Math.min(block + width, blocks), group, Math.min(group + height, groups));
-  return {
-    groups,
-    packedBytes: (k / STEP) * groups * terms * PAIR_BYTES,
-    items: table.length / ITEM_WORDS,
-    table: Int32Array.from(table),
-  };
+  return { depth, items: table.length / ITEM_WORDS, table: Int32Array.from(table) };
 }

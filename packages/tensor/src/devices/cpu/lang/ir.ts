@@ -121,19 +121,26 @@ export type Op =
   | "dot"
   /** Unsigned products of the even lanes of two `vi`: the low halves into the even lanes, the high halves into the odd ones. */
   | "mulWide"
+  /**
+   * The lanes of two `vf` as bf16, one after another in a `vi` of twice as many: rounded to nearest even, subnormal numbers
+   * as 0. On targets with tiles.
+   */
+  | "narrow"
   /** Every odd lane in place of itself and of the even lane before it. */
   | "oddLanes"
   /** Asks for a line of memory to be brought into the cache of level `imm`, 1 or 2. */
   | "prefetch"
   /**
-   * Matrix tiles of 16 rows of 64 bytes (AMX), numbered 0 to 7 by the kernel itself: `imm` is the tile; in `tileLoad` and
-   * `tileStore` the address' index is the bytes from row to row; `tileMultiply` adds to tile `imm & 7` the product of
+   * Matrix tiles of 16 rows of 64 bytes (AMX), numbered 0 to 7 by the kernel itself: `imm` is the tile; in `tileLoad`,
+   * `tileStream` (a load of what the first-level cache need not keep) and `tileStore` the address' index is the bytes from
+   * row to row; `tileMultiply` adds to tile `imm & 7` the product of
    * tiles `imm >> 3 & 7` (rows of bf16) and `imm >> 6` (pairs of rows of bf16).
    */
   | "tileBegin"
   | "tileEnd"
   | "tileZero"
   | "tileLoad"
+  | "tileStream"
   | "tileStore"
   | "tileMultiply"
   /** Stores an integer of 32 bits and gives what was there, atomically. */

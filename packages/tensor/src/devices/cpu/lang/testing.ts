@@ -167,6 +167,10 @@ class Model {
         return this.int(i & 1 ? b : a, block + 2 * high + (i >> 1));
       });
     }
+    if (op === "narrow") {
+      const half = (i: number) => narrowed(i < this.lanes ? this.int(a, i) : this.int(b, i - this.lanes));
+      return all.map((lane) => half(2 * lane) | (half(2 * lane + 1) << 16));
+    }
     if (op === "oddLanes") return all.map((lane) => this.int(a, lane | 1));
     if (op === "mulWide") {
       const unsigned = (operand: Operand, lane: number) => BigInt(this.int(operand, lane & ~1) >>> 0);
@@ -236,11 +240,19 @@ class Model {
         const place = this.numbers[base.id] + disp + row * this.numbers[index!.id];
         const line = new Uint8Array(this.memory.view.buffer, this.memory.check(place, 64), 64);
         const mine = this.tiles[imm].subarray(64 * row, 64 * row + 64);
-        if (op === "tileLoad") mine.set(line);
+        if (op === "tileLoad" || op === "tileStream") mine.set(line);
         else line.set(mine);
       }
     }
   }
+}
+
+/** Bits of an f32 as those of a bf16: to nearest even, subnormal numbers to 0. */
+function narrowed(bits: number): number {
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return ((bits >>> 16) | 0x40) & 0xffff;
+  if (magnitude < 0x00800000) return (bits >>> 16) & 0x8000;
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
 
 /** sum += a·b: the even and the odd products of a row are summed apart, in order, each rounded once. */

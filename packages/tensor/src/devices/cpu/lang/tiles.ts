@@ -18,6 +18,11 @@ export function loadTile(k: Builder, tile: number, from: Pointer, stride: Index)
   k.emit({ kind: "op", op: "tileLoad", args: [], imm: tile, address: from.atStride(stride, 1).address });
 }
 
+/** The same for what has no use soon again: the first-level cache is left to the rest. */
+export function streamTile(k: Builder, tile: number, from: Pointer, stride: Index): void {
+  k.emit({ kind: "op", op: "tileStream", args: [], imm: tile, address: from.atStride(stride, 1).address });
+}
+
 export function storeTile(k: Builder, tile: number, to: Pointer, stride: Index): void {
   k.emit({ kind: "op", op: "tileStore", args: [], imm: tile, address: to.atStride(stride, 1).address });
 }

@@ -346,6 +346,10 @@ export class VF extends Value {
   max(other: VFLike): VF {
     return this.#binary("max", other);
   }
+  /** With another vector after it, as bf16: subnormal numbers as 0. On targets with tiles. */
+  narrow(next: VF): VI {
+    return new VI(this.k, this.k.result("narrow", "vi", [this.reg, next.reg]));
+  }
   /** `this·factor + addend` */
   fma(factor: VFLike, addend: VFLike): VF {
     const { k } = this;

@@ -28,7 +28,7 @@ export function missing(isa: Isa, cpu: CpuInfo | undefined): string | undefined 
     case "avx512":
       return lacks(["avx2", "fma", "f16c", "bmi1", "bmi2", "avx512"]);
     case "amx":
-      return lacks(["avx2", "fma", "f16c", "bmi1", "bmi2", "avx512", "amxTile", "amxBf16"]);
+      return lacks(["avx2", "fma", "f16c", "bmi1", "bmi2", "avx512", "avx512Bf16", "amxTile", "amxBf16"]);
   }
 }
 
