@@ -31,14 +31,12 @@ const DOT =
 
 /** Adds up what `width` neighbouring sums in `part` hold, all `count` kinds of them, into the first. */
 function fold(width: number, stride: number, count: number, invocations: number, index: string): string {
-  let text = "";
-  for (let half = width / 2; half >= 1; half /= 2) {
-    text += `workgroupBarrier();
-    if (${index} < ${half}u) {
-      ${repeat(count, (i) => `part[${i * invocations}u + lane] += part[${i * invocations}u + lane + ${half * stride}u];`)}
-    }\n`;
-  }
-  return text;
+  return `for (var half = ${width / 2}u; half > 0u; half >>= 1u) {
+    workgroupBarrier();
+    if (${index} < half) {
+      for (var i = lane; i < ${count * invocations}u; i += ${invocations}u) { part[i] += part[i + half * ${stride}u]; }
+    }
+  }`;
 }
 
 function alongK(product: Product, s: Strip, rows: number): string {
@@ -60,7 +58,9 @@ ${HEAD}
   ${fold(s.lanes, 1, sums, s.invocations, "share")}
   workgroupBarrier();
   if (share == 0u) {
-    ${repeat(rows, (m) => repeat(s.columns, (c) => `put(${m}u, n0 + ${c}u, part[${(m * s.columns + c) * s.invocations}u + lane]);`))}
+    for (var i = 0u; i < ${sums}u; i++) {
+      put(i / ${s.columns}u, n0 + i % ${s.columns}u, part[i * ${s.invocations}u + lane]);
+    }
   }
 }`;
 }
@@ -82,7 +82,9 @@ ${HEAD}
   ${fold(deep, s.lanes, rows, s.invocations, "row")}
   workgroupBarrier();
   if (row == 0u) {
-    ${repeat(rows, (m) => `let value${m} = part[${m * s.invocations}u + lane];\n${repeat(4, (c) => `put(${m}u, n + ${c}u, value${m}[${c}]);`)}`)}
+    for (var m = 0u; m < ${rows}u; m++) {
+      for (var c = 0u; c < 4u; c++) { put(m, n + c, part[m * ${s.invocations}u + lane][c]); }
+    }
   }
 }`;
 }

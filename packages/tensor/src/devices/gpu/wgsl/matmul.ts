@@ -5,8 +5,8 @@ import { type Reader, readerOf } from "./elements.ts";
 import { type Strip, stripBytes, stripColumns, stripName, stripSource } from "./gemv.ts";
 import {
   nameOf,
+  PRODUCT_ACCESS,
   type Product,
-  productAccess,
   productName,
   productParams,
   type Tile,
@@ -68,7 +68,7 @@ function cut(context: GpuContext, tiling: Tiling, call: Call): void {
     for (let i = 0; i < out.shape[0]; i++) again({ a: item(a, i), b: item(b, i), out: item(out, i) });
     return;
   }
-  const largest = tooLarge && tooLarge.strides.indexOf(Math.max(...tooLarge.strides));
+  const largest = tooLarge?.strides.indexOf(Math.max(...tooLarge.strides));
   const byRow = tooLarge === b ? false : largest === rank - 2;
   const alongK = (tooLarge === a && largest === rank - 1) || (tooLarge === b && largest === rank - 2);
   if (alongK && tooLarge) {
@@ -141,7 +141,7 @@ function alongLast(view: View): boolean {
 }
 
 /** What a shader must know of the operands, and where they are bound. */
-function describe(context: GpuContext, { a, b, out, options }: Call, few: boolean) {
+function describe(context: GpuContext, { a, b, out }: Call, few: boolean) {
   const rank = out.shape.length;
   const [placeA, placeB, placeOut] = [a, b, out].map((view) => place(context, view, "matmul"));
   const alongB = alongLast(b) ? ("n" as const) : ("k" as const);
@@ -151,9 +151,6 @@ function describe(context: GpuContext, { a, b, out, options }: Call, few: boolea
     a: few && alongB === "n" ? single : readerOf(a, alongA === "k" ? rank - 1 : rank - 2, placeA.first),
     b: readerOf(b, alongB === "n" ? rank - 1 : rank - 2, placeB.first),
     ...{ alongA, alongB },
-    accumulate: options.accumulate === true,
-    addend: options.addend !== undefined,
-    bias: options.bias !== undefined,
   };
   return { product, placeA, placeB, placeOut };
 }
@@ -198,9 +195,9 @@ function launch(
   source: () => string,
   [x, y]: readonly [number, number],
 ): void {
-  const { product, placeA, placeB, placeOut } = described;
+  const { placeA, placeB, placeOut } = described;
   const { addend, bias } = options;
-  const kernel = context.kernel(`matmul-${key}`, () => ({ code: source(), access: productAccess(product) }));
+  const kernel = context.kernel(`matmul-${key}`, () => ({ code: source(), access: PRODUCT_ACCESS }));
   const [placeAddend, placeBias] = [addend, bias].map((view) => view && place(context, view, "matmul"));
   const batch = out.shape.slice(0, -2);
   const sizes = [...[1, 1, 1].slice(batch.length), ...batch];
@@ -210,13 +207,14 @@ function launch(
   const values = {
     ...{ m: out.shape.at(-2)!, n: out.shape.at(-1)!, k: a.shape.at(-1)!, alpha: options.alpha ?? 1 },
     ...{ size2: sizes[1], size3: sizes[2] },
+    ...{ accumulate: options.accumulate ? 1 : 0, addends: addend ? 1 : 0, biases: bias ? 1 : 0 },
     ...{ a_at: placeA.first, a_m: am, a_k: ak, a_1: a1, a_2: a2, a_3: a3 },
     ...{ b_at: placeB.first, b_byte: placeB.byte, b_k: bk, b_n: bn, b_1: b1, b_2: b2, b_3: b3 },
     ...{ out_at: placeOut.first, out_m: om, out_n: on, out_1: o1, out_2: o2, out_3: o3 },
     ...{ addend_at: placeAddend?.first ?? 0, addend_m: addend?.strides[0] ?? 0, addend_n: addend?.strides[1] ?? 0 },
     ...{ bias_at: placeBias?.first ?? 0, bias_n: bias?.strides[0] ?? 0 },
   };
-  const bindings = [placeA, placeB, placeOut, placeAddend, placeBias].flatMap((at) => (at ? [at.binding] : []));
+  const bindings = [placeA, placeB, placeOut, placeAddend ?? placeA, placeBias ?? placeA].map((at) => at.binding);
   const batches = sizes[0] * sizes[1] * sizes[2];
   for (let first = 0; first < batches; first += LARGEST_GRID) {
     const count = Math.min(LARGEST_GRID, batches - first);

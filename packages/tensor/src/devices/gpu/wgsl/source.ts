@@ -16,6 +16,11 @@ export class Params<Name extends string> {
     return `struct Params { ${fields} }\n@group(0) @binding(0) var<uniform> p: Params;\n`;
   }
 
+  /** Values that are all 0, to begin with. */
+  zeros(): { [K in Name]: number } {
+    return Object.fromEntries(this.#fields.map(([name]) => [name, 0])) as { [K in Name]: number };
+  }
+
   words(values: { readonly [K in Name]: number }): Word[] {
     return this.#fields.map(([name, type]) => (type === "f32" ? { f32: values[name] } : values[name]));
   }

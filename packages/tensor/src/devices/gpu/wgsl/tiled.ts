@@ -41,19 +41,15 @@ export interface Product {
    * What lies behind the end of k and is read as zero: `none` where tiles end there, whole `quads`, or single `elements`.
    */
   readonly edge: "none" | "quads" | "elements";
-  readonly accumulate: boolean;
-  readonly addend: boolean;
-  readonly bias: boolean;
 }
 
-export function productName(p: Product): string {
-  const flags = [p.accumulate, p.addend, p.bias].map(Number).join("");
-  return `${p.a.access}-${p.alongA}-${p.b.dtype}-${p.b.access}-${p.alongB}-${p.edge}-${flags}`;
-}
+export const productName = (p: Product): string =>
+  `${p.a.access}-${p.alongA}-${p.b.dtype}-${p.b.access}-${p.alongB}-${p.edge}`;
 
 /** The numbers of a product. Strides count elements; s…1 to s…3 are those of up to three batch dimensions, outermost first. */
 export const productParams = new Params({
   ...{ m: "u32", n: "u32", k: "u32", alpha: "f32", size2: "u32", size3: "u32", first: "u32" },
+  ...{ accumulate: "u32", addends: "u32", biases: "u32" },
   ...{ a_at: "u32", a_m: "u32", a_k: "u32", a_1: "u32", a_2: "u32", a_3: "u32" },
   ...{ b_at: "u32", b_byte: "u32", b_k: "u32", b_n: "u32", b_1: "u32", b_2: "u32", b_3: "u32" },
   ...{ out_at: "u32", out_m: "u32", out_n: "u32", out_1: "u32", out_2: "u32", out_3: "u32" },
@@ -62,13 +58,13 @@ export const productParams = new Params({
 
 /** Declarations that all products share: buffers, readers, where a batch begins, and how a sum is written. */
 export function productHead(product: Product): string {
-  const { a, b, accumulate, addend, bias } = product;
-  const optional = [addend && "addend", bias && "bias"].filter((name) => name !== false);
+  const { a, b } = product;
   return `${productParams.source}
 @group(0) @binding(1) var<storage, read> a: array<${arrayType(a)}>;
 @group(0) @binding(2) var<storage, read> b: array<${arrayType(b)}>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
-${optional.map((name, i) => `@group(0) @binding(${4 + i}) var<storage, read> ${name}: array<f32>;`).join("\n")}
+@group(0) @binding(4) var<storage, read> addend: array<f32>;
+@group(0) @binding(5) var<storage, read> bias: array<f32>;
 ${quadSource("a", a)}${quadSource("b", b)}
 var<private> at_a: u32;
 var<private> at_b: u32;
@@ -85,9 +81,9 @@ fn put(m: u32, n: u32, sum: f32) {
   if (m >= p.m || n >= p.n) { return; }
   let at = at_out + m * p.out_m + n * p.out_n;
   var value = p.alpha * sum;
-  ${accumulate ? "value += out[at];" : ""}
-  ${addend ? "value += addend[p.addend_at + m * p.addend_m + n * p.addend_n];" : ""}
-  ${bias ? "value += bias[p.bias_at + n * p.bias_n];" : ""}
+  if (p.accumulate != 0u) { value += out[at]; }
+  if (p.addends != 0u) { value += addend[p.addend_at + m * p.addend_m + n * p.addend_n]; }
+  if (p.biases != 0u) { value += bias[p.bias_at + n * p.bias_n]; }
   out[at] = value;
 }
 ${leftQuad(product)}${rightQuad(product)}`;
@@ -152,11 +148,19 @@ function sums(t: Tile): string {
   return repeat(t.rows, (i) => repeat(t.columns / 4, (j) => `var ${sum(i, j)} = vec4f(0);`));
 }
 
-/** Writes the sums; `row` and `column` give the place of the i-th row and of the j-th four columns. */
-function putAll(t: Tile, row: (i: number) => string, column: (j: number) => string): string {
-  return repeat(t.rows, (i) =>
-    repeat(t.columns / 4, (j) => repeat(4, (c) => `put(${row(i)}, ${column(j)} + ${c}u, ${sum(i, j)}.${"xyzw"[c]});`)),
-  );
+/**
+ * Writes the sums, in a loop: drivers take long over many copies of what a write checks. `row` and `column` give the place of
+ * the first of four columns, for the i-th row and j-th four of an invocation.
+ */
+function putAll(t: Tile, row: string, column: string): string {
+  const fours = t.columns / 4;
+  const all = Array.from({ length: t.rows * fours }, (_, i) => sum(Math.floor(i / fours), i % fours));
+  return `var all = array<vec4f, ${all.length}>(${all.join(", ")});
+  for (var s = 0u; s < ${all.length}u; s++) {
+    let i = s / ${fours}u;
+    let j = s % ${fours}u;
+    for (var c = 0u; c < 4u; c++) { put(${row}, ${column} + c, all[s][c]); }
+  }`;
 }
 
 function sharedSource(product: Product, t: Tile): string {
@@ -209,11 +213,7 @@ fn main(
     }
     workgroupBarrier();
   }
-  ${putAll(
-    t,
-    (i) => `m0 + (id.y + ${(i >> 2) * t.lanesM}u) * 4u + ${i & 3}u`,
-    (j) => `n0 + (id.x + ${j * t.lanesN}u) * 4u`,
-  )}
+  ${putAll(t, `m0 + (id.y + (i >> 2u) * ${t.lanesM}u) * 4u + (i & 3u)`, `n0 + (id.x + j * ${t.lanesN}u) * 4u`)}
 }`;
 }
 
@@ -242,16 +242,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) id: v
       ),
     )}
   }
-  ${putAll(
-    t,
-    (i) => `m0 + ${i}u`,
-    (j) => `n0 + ${4 * j * t.lanesN}u`,
-  )}
+  ${putAll(t, "m0 + i", `n0 + 4u * j * ${t.lanesN}u`)}
 }`;
 }
 
-/** The letters of {@link productHead}'s bindings for the context. */
-export const productAccess = ({ addend, bias }: Product): string => `rrw${addend ? "r" : ""}${bias ? "r" : ""}`;
+/** The letters of {@link productHead}'s bindings for the context; addend and bias are others where there are none. */
+export const PRODUCT_ACCESS = "rrwrr";
 
 /** The shader of a product of many rows. */
 export function tiledSource(product: Product, tile: Tile): string {
