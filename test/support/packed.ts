@@ -1,3 +1,4 @@
+import { mkdtempSync, rmSync } from "node:fs";
 import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -16,13 +17,14 @@ async function succeed(cwd: string, ...command: string[]): Promise<string> {
   return stdout;
 }
 
-const folder = mkdtemp(join(tmpdir(), "tslm-packed-"));
 let made: Promise<ReadonlyMap<string, string>> | undefined;
 
 /** The tarballs of the packages that others install, by package name; packed once in a process. */
 export function packed(): Promise<ReadonlyMap<string, string>> {
   made ??= (async () => {
-    const out = await succeed(ROOT, process.execPath, join(ROOT, "scripts", "pack.ts"), await folder);
+    const folder = mkdtempSync(join(tmpdir(), "tslm-packed-"));
+    process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+    const out = await succeed(ROOT, process.execPath, join(ROOT, "scripts", "pack.ts"), folder);
     const tarballs = out.trim().split("\n");
     return new Map(tarballs.map((path) => [`@tslm/${/tslm-(\w+)-[^/]*$/.exec(path)![1]}`, path]));
   })();
