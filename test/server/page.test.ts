@@ -2,14 +2,14 @@ import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, te
 import { existsSync } from "node:fs";
 import { type Browser, chromium, type Page } from "playwright-core";
 import {
-  type ChatEvent,
-  type Chatter,
+  type AnswerEvent,
+  type AnswerRequest,
   createApp,
   createLogger,
-  type Prompt,
   type RunningServer,
   serve,
 } from "../../apps/server/src/index.ts";
+import { EchoBackend } from "../../apps/server/src/testing.ts";
 
 // Each test starts processes, on machines that may be slow and busy.
 setDefaultTimeout(120_000);
@@ -18,31 +18,29 @@ const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
 
 /** Answers character by character, as slowly as a test wants it. */
-class Typist implements Chatter {
-  readonly model = "Typist-0.5B";
-  readonly adapters = ["lora_adapter", "other"];
-  readonly device = { name: "none", isa: "none", threads: 1 };
-  readonly requests: Prompt["request"][] = [];
-  answerText = "您好!飞跃云为每一位注册用户提供 15GB 的基础免费存储空间。";
-  pause = 5;
+class Typist extends EchoBackend {
+  override model = "Typist-0.5B";
+  override adapters = ["lora_adapter", "other"].map((name) => ({ name, version: 1, scale: 1, rank: 8, running: 0 }));
+  override answerText = "您好!飞跃云为每一位注册用户提供 15GB 的基础免费存储空间。";
+  override pause = 5;
   wasAborted = false;
 
-  prepare(request: Prompt["request"]): Prompt {
-    return { request, ids: [1, 2, 3] };
-  }
-  async *answer({ request }: Prompt, signal: AbortSignal): AsyncGenerator<ChatEvent> {
+  override async *answer(request: AnswerRequest, signal: AbortSignal): AsyncGenerator<AnswerEvent> {
     this.requests.push(request);
+    yield { kind: "start", promptTokens: 3, droppedTokens: 0 };
     try {
-      for (const delta of this.answerText) {
+      for (const text of this.answerText) {
         await Bun.sleep(this.pause);
         signal.throwIfAborted();
-        if (delta === "☠") throw new Error("broken");
-        yield { delta };
+        if (text === "☠") throw new Error("broken");
+        yield { kind: "piece", index: 0, text, tokens: 1 };
       }
     } finally {
       if (signal.aborted) this.wasAborted = true;
     }
-    yield { finishReason: "length", completionTokens: this.answerText.length };
+    const usage = { promptTokens: 3, cachedTokens: 0, completionTokens: this.answerText.length };
+    const times = { queuedMs: 0, firstTokenMs: 1, totalMs: 1 };
+    yield { kind: "end", index: 0, finishReason: "length", usage: { ...usage, ...times } };
   }
 }
 
@@ -68,7 +66,7 @@ describe.skipIf(!isThere)("the page in a browser", () => {
 
   async function open(options: Parameters<Browser["newPage"]>[0] = {}): Promise<void> {
     typist = new Typist();
-    server = serve({ app: createApp({ chatter: typist, logger: createLogger("silent") }), port: 0, host: "127.0.0.1" });
+    server = serve({ app: createApp({ backend: typist, logger: createLogger("silent") }), port: 0, host: "127.0.0.1" });
     page = await browser.newPage({ locale: "en-US", ...options });
     page.on("pageerror", (error) => problems.push(String(error)));
     page.on("console", (message) => {
@@ -99,11 +97,13 @@ describe.skipIf(!isThere)("the page in a browser", () => {
     await box.pressSequentially("line");
     await box.press("Enter");
     await idle();
-    expect(typist.requests[1].messages).toEqual([
-      { role: "user", content: "免费空间有多大?" },
-      { role: "assistant", content: typist.answerText },
-      { role: "user", content: "second\nline" },
-    ]);
+    expect(typist.requests[1].prompt).toEqual({
+      messages: [
+        { role: "user", content: "免费空间有多大?" },
+        { role: "assistant", content: typist.answerText },
+        { role: "user", content: "second\nline" },
+      ],
+    });
     expect(typist.requests[0].adapter).toBe("lora_adapter");
     if (process.env.SCREENSHOTS) await page.screenshot({ path: `${process.env.SCREENSHOTS}/page.png` });
 
@@ -114,7 +114,7 @@ describe.skipIf(!isThere)("the page in a browser", () => {
     await box.press("Enter");
     await idle();
     expect(typist.requests[2].adapter).toBeNull();
-    expect(typist.requests[2].messages).toHaveLength(1);
+    expect(typist.requests[2].prompt).toMatchObject({ messages: [{ content: "x" }] });
   });
 
   test.each(["button", "Escape"])("stops by %s, keeping what came", async (how) => {

@@ -1,70 +1,31 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import pino from "pino";
 import { type AppOptions, createApp } from "./app.ts";
-import type { ChatEvent, Chatter, Prompt } from "./chat.ts";
-import { ApiError } from "./errors.ts";
+import { hashOfKey } from "./http/auth.ts";
 import { type RunningServer, serve } from "./serve.ts";
-
-/** Says a word of the message after another, each when it is let go on; or at once. */
-class Echo implements Chatter {
-  readonly model = "echo";
-  readonly adapters: string[] = ["first", "second"];
-  readonly device = { name: "none", isa: "none", threads: 1 };
-  readonly prompts: Prompt[] = [];
-  readonly aborted: number[] = [];
-  active = 0;
-  mostActive = 0;
-  /** Milliseconds before each word. */
-  pause = 0;
-
-  prepare(request: Prompt["request"]): Prompt {
-    const text = request.messages.at(-1)!.content;
-    if (text === "too long") throw new ApiError("unprocessable", "the conversation is too long");
-    return { request, ids: [...text].map((_, i) => i) };
-  }
-
-  async *answer(prompt: Prompt, signal: AbortSignal): AsyncGenerator<ChatEvent> {
-    const index = this.prompts.push(prompt) - 1;
-    this.mostActive = Math.max(this.mostActive, ++this.active);
-    try {
-      const words = prompt.request.messages.at(-1)!.content.split(" ");
-      for (const word of words) {
-        await Bun.sleep(this.pause);
-        signal.throwIfAborted();
-        if (word === "broken") throw new Error("a secret of the inside");
-        yield { delta: `${word} ` };
-      }
-      yield { finishReason: "stop", completionTokens: words.length };
-    } catch (error) {
-      if (signal.aborted) this.aborted.push(index);
-      throw error;
-    } finally {
-      this.active--;
-    }
-  }
-}
+import { EchoBackend } from "./testing.ts";
 
 const running: RunningServer[] = [];
 afterEach(async () => {
   for (const server of running.splice(0)) await server.stop(0);
 });
 
-function start(options: Partial<AppOptions> & { chatter?: Echo } = {}) {
-  const chatter = options.chatter ?? new Echo();
+function start({ backend = new EchoBackend(), ...options }: Partial<AppOptions> & { backend?: EchoBackend } = {}) {
   const lines: string[] = [];
   const logger = pino({}, { write: (line: string) => lines.push(line) });
-  const server = serve({ app: createApp({ logger, ...options, chatter }), port: 0, host: "127.0.0.1" });
+  const server = serve({ app: createApp({ logger, ...options, backend }), port: 0, host: "127.0.0.1" });
   running.push(server);
-  const chat = (body: unknown, init: RequestInit = {}) =>
-    fetch(`${server.url}/chat`, {
+  const post = (path: string, body: unknown, init: RequestInit = {}) =>
+    fetch(`${server.url}${path}`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: typeof body === "string" || body instanceof Uint8Array ? (body as string) : JSON.stringify(body),
       ...init,
     });
-  return { chatter, server, chat, lines };
+  const chat = (body: unknown, init?: RequestInit) => post("/chat", body, init);
+  const get = async (path: string, headers: Record<string, string> = {}) => fetch(`${server.url}${path}`, { headers });
+  return { backend, server, post, chat, get, lines };
 }
-
 async function errorOf(response: Response) {
   const { error } = (await response.json()) as { error: { message: string; type: string; param?: string } };
   return { status: response.status, ...error };
@@ -77,29 +38,27 @@ async function until(what: () => boolean): Promise<void> {
 
 describe("POST /chat", () => {
   test("answers with reply, model, adapter, finish_reason and usage", async () => {
-    const { chat, chatter } = start();
+    const { chat, backend } = start();
     const response = await chat({ message: "免费空间 有多大?" });
     expect(response.status).toBe(200);
     expect(await response.json()).toEqual({
-      reply: "免费空间 有多大? ",
+      reply: "免费空间 有多大?",
       model: "echo",
       adapter: "first",
       finish_reason: "stop",
       usage: { prompt_tokens: 9, completion_tokens: 2 },
     });
-    expect(chatter.prompts[0].request).toEqual({
-      messages: [{ role: "user", content: "免费空间 有多大?" }],
+    expect(backend.requests[0]).toMatchObject({
+      prompt: { messages: [{ role: "user", content: "免费空间 有多大?" }] },
       adapter: "first",
       maxTokens: 512,
-      temperature: 0,
-      topP: 1,
-      topK: 0,
-      seed: 0,
+      contextPolicy: "error",
+      sampling: { temperature: 0, topP: 1, topK: 0, seed: 0 },
     });
   });
 
   test("passes history, adapter and sampling on; null is the base model", async () => {
-    const { chat, chatter } = start();
+    const { chat, backend } = start();
     const history = [
       { role: "system", content: "Be brief." },
       { role: "user", content: "1+1?" },
@@ -110,17 +69,14 @@ describe("POST /chat", () => {
       adapter: unknown;
     };
     expect(adapter).toBeNull();
-    expect(chatter.prompts[0].request).toEqual({
-      messages: [...history, { role: "user", content: "why?" }] as never,
+    expect(backend.requests[0]).toMatchObject({
+      prompt: { messages: [...history, { role: "user", content: "why?" }] },
       adapter: null,
       maxTokens: 7,
-      temperature: 0.5,
-      topP: 0.9,
-      topK: 20,
-      seed: 3,
+      sampling: { temperature: 0.5, topP: 0.9, topK: 20, seed: 3 },
     });
     await chat({ message: "x", adapter: "second" });
-    expect(chatter.prompts[1].request.adapter).toBe("second");
+    expect(backend.requests[1].adapter).toBe("second");
   });
 
   test("streams deltas, then how it ended, then [DONE]", async () => {
@@ -130,7 +86,7 @@ describe("POST /chat", () => {
     expect(await response.text()).toBe(
       [
         '{"delta":"您好 "}',
-        '{"delta":"world "}',
+        '{"delta":"world"}',
         '{"finish_reason":"stop","usage":{"prompt_tokens":8,"completion_tokens":2}}',
         "[DONE]",
       ]
@@ -140,14 +96,14 @@ describe("POST /chat", () => {
   });
 
   test("streams a piece as soon as it is there", async () => {
-    const chatter = new Echo();
-    chatter.pause = 100;
-    const { chat } = start({ chatter });
+    const backend = new EchoBackend();
+    backend.pause = 100;
+    const { chat } = start({ backend });
     const response = await chat({ message: "a b c", stream: true });
     const reader = response.body!.getReader();
     const { value } = await reader.read();
     expect(new TextDecoder().decode(value)).toBe('data: {"delta":"a "}\n\n');
-    expect(chatter.active).toBe(1);
+    expect(backend.active).toBe(1);
     await reader.cancel();
   });
 
@@ -185,15 +141,15 @@ describe("POST /chat", () => {
     ["an unknown field", { message: "x", max_token: 3 }, "max_token", "not known"],
     ["__proto__", '{"message": "x", "__proto__": 3}', undefined, ""],
     ["a text of quotes that never ends", `{"message": "${'\\"'.repeat(400_000)}`, undefined, "not valid JSON"],
-    ["deep nesting", `{"message": ${"[".repeat(100_000)}${"]".repeat(100_000)}}`, undefined, "more than 16 deep"],
+    ["deep nesting", `{"message": ${"[".repeat(100_000)}${"]".repeat(100_000)}}`, undefined, "more than 32 deep"],
   ];
   test.each(bad)("400 for %s", async (_, body, param, message) => {
-    const { chat, chatter } = start();
+    const { chat, backend } = start();
     const error = await errorOf(await chat(body));
     expect(error).toMatchObject({ status: 400, type: "invalid_request" });
     if (message !== "") expect(error.param).toBe(param as never);
     expect(error.message).toContain(message);
-    expect(chatter.prompts).toHaveLength(0);
+    expect(backend.requests).toHaveLength(0);
   });
 
   test("404 for an unknown adapter, naming those there are", async () => {
@@ -227,7 +183,7 @@ describe("POST /chat", () => {
   });
 
   test("401 without the key, when one is set", async () => {
-    const { chat, server } = start({ apiKey: "密钥 s3cret".slice(3) });
+    const { chat, server } = start({ config: { apiKeys: [{ name: "app", sha256: hashOfKey("s3cret") }] } });
     expect(await errorOf(await chat({ message: "x" }))).toMatchObject({ status: 401, type: "authentication" });
     const wrong = await chat({ message: "x" }, { headers: { Authorization: "Bearer s3cre" } });
     expect(wrong.status).toBe(401);
@@ -259,66 +215,48 @@ describe("POST /chat", () => {
   });
 });
 
-describe("the queue", () => {
-  test("answers one at a time, in order, and all of them", async () => {
-    const chatter = new Echo();
-    chatter.pause = 5;
-    const { chat } = start({ chatter });
-    const replies = await Promise.all(
-      Array.from({ length: 8 }, async (_, i) => {
-        const response = await chat({ message: `number ${i}`, stream: i % 2 === 0 });
-        return response.text();
-      }),
-    );
-    replies.forEach((reply, i) => {
-      expect(reply).toContain(`${i} `);
+describe("many at once", () => {
+  test("are answered at the same time, and all of them", async () => {
+    const backend = new EchoBackend();
+    backend.pause = 20;
+    const { chat } = start({ backend });
+    const asked = Array.from({ length: 8 }, async (_, i) => {
+      const response = await chat({ message: `number ${i}`, stream: i % 2 === 0 });
+      return response.text();
     });
-    expect(chatter.mostActive).toBe(1);
+    await until(() => backend.active === 8);
+    (await Promise.all(asked)).forEach((reply, i) => {
+      expect(reply).toContain(`${i}`);
+    });
   });
 
-  test("429 with Retry-After when too many wait", async () => {
-    const chatter = new Echo();
-    chatter.pause = 50;
-    const { chat } = start({ chatter, queueLimit: 1 });
+  test("429 with Retry-After when too many run and wait", async () => {
+    const backend = new EchoBackend();
+    backend.pause = 50;
+    const { chat } = start({ backend, config: { limits: { concurrency: 1, queue: 1 } } });
     const first = chat({ message: "a b c d" });
-    await until(() => chatter.active === 1);
     const second = chat({ message: "e" });
-    await Bun.sleep(20);
+    await until(() => backend.active === 2);
     const third = await chat({ message: "f" });
     expect(Number(third.headers.get("retry-after"))).toBeGreaterThan(0);
     expect(await errorOf(third)).toMatchObject({ status: 429, type: "too_many_requests" });
     expect((await first).status).toBe(200);
     expect((await second).status).toBe(200);
+    expect((await chat({ message: "g" })).status).toBe(200);
   });
 
   test.each([true, false])("a client that goes (stream: %p) ends its answer and frees the place", async (stream) => {
-    const chatter = new Echo();
-    chatter.pause = 20;
-    const { chat } = start({ chatter });
+    const backend = new EchoBackend();
+    backend.pause = 20;
+    const { chat } = start({ backend });
     const gone = new AbortController();
     const words = Array(200).fill("word").join(" ");
     const going = chat({ message: words, stream }, { signal: gone.signal }).then((response) => response.text());
-    await until(() => chatter.active === 1);
+    await until(() => backend.active === 1);
     gone.abort();
     await expect(going).rejects.toThrow();
-    await until(() => chatter.aborted.length === 1);
+    await until(() => backend.aborted.length === 1);
     expect((await chat({ message: "next" })).status).toBe(200);
-  });
-
-  test("a client that goes while it waits is never begun", async () => {
-    const chatter = new Echo();
-    chatter.pause = 30;
-    const { chat } = start({ chatter });
-    const first = chat({ message: "a b c d e f" });
-    await until(() => chatter.active === 1);
-    const gone = new AbortController();
-    const second = chat({ message: "never" }, { signal: gone.signal });
-    await Bun.sleep(20);
-    gone.abort();
-    await expect(second).rejects.toThrow();
-    await first;
-    await chat({ message: "third" });
-    expect(chatter.prompts.map((prompt) => prompt.request.messages[0].content)).toEqual(["a b c d e f", "third"]);
   });
 });
 
@@ -354,11 +292,11 @@ describe("the rest", () => {
   });
 
   test("stopping lets answers end, refuses new ones with 503, and aborts what takes too long", async () => {
-    const chatter = new Echo();
-    chatter.pause = 30;
-    const { chat, server } = start({ chatter });
+    const backend = new EchoBackend();
+    backend.pause = 30;
+    const { chat, server } = start({ backend });
     const first = chat({ message: "a b c" });
-    await until(() => chatter.active === 1);
+    await until(() => backend.active === 1);
     const stopped = server.stop(5000);
     const late = await chat({ message: "late" });
     expect(late.headers.get("retry-after")).toBe("5");
@@ -368,9 +306,9 @@ describe("the rest", () => {
     await stopped;
     await expect(chat({ message: "x" })).rejects.toThrow();
 
-    const other = start({ chatter });
+    const other = start({ backend });
     const endless = other.chat({ message: Array(1000).fill("w").join(" ") });
-    await until(() => chatter.active === 1);
+    await until(() => backend.active === 1);
     await other.server.stop(10);
     expect(await errorOf(await endless)).toMatchObject({ status: 503, type: "unavailable" });
   });

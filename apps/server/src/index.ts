@@ -1,9 +1,18 @@
-export { type App, type AppOptions, createApp } from "./app.ts";
-export { DEFAULT_LIMITS, type Limits } from "./body.ts";
-export type { ChatEvent, ChatRequest, Chatter, FinishReason, Message, Prompt } from "./chat.ts";
+export { type App, type AppOptions, createApp, type Peer } from "./app.ts";
+export * from "./backend.ts";
+export { ConfigError, type ConfigSources, loadConfig, plainKey } from "./config/load.ts";
+export {
+  type ApiKey,
+  configSchema,
+  type ServeConfig,
+  type ServerConfig,
+  type ServerConfigInput,
+  serverConfigOf,
+} from "./config/schema.ts";
 export { Engine, EngineError, type StartOptions } from "./engine/engine.ts";
-export { type ChatAdapter, ModelChatter } from "./engine/model-chatter.ts";
-export type { EngineOptions } from "./engine/protocol.ts";
+export type { AdapterSource, EngineOptions } from "./engine/protocol.ts";
 export { ApiError, type ErrorType } from "./errors.ts";
-export { createLogger, LOG_LEVELS, type LogLevel } from "./log.ts";
+export { hashOfKey } from "./http/auth.ts";
+export { DEFAULT_LIMITS, type Limits } from "./limits.ts";
+export { createLogger, LOG_LEVELS, type LogLevel, type ServerLogger } from "./log.ts";
 export { ListenError, type RunningServer, type ServeOptions, serve } from "./serve.ts";

@@ -11,7 +11,7 @@ export interface ServeOptions {
 export interface RunningServer {
   /** Where to reach it, such as `http://127.0.0.1:8000`. */
   readonly url: string;
-  /** Takes no new chats, lets those that run and wait end (at most `graceMs`), and closes. */
+  /** Takes no new chats, lets those that run and wait end (at most `graceMs`, or as configured), and closes. */
   stop(graceMs?: number): Promise<void>;
 }
 
@@ -30,7 +30,7 @@ export function serve(options: ServeOptions): RunningServer {
   const shownHost = host.includes(":") ? `[${host}]` : host;
   return {
     url: `http://${shownHost}:${server.port}`,
-    async stop(graceMs = 30_000) {
+    async stop(graceMs) {
       await app.drain(graceMs);
       // The answers are complete, but may still be on their way out.
       const deadline = performance.now() + FLUSH_MS;
@@ -45,7 +45,7 @@ function listen({ app, port, host }: ServeOptions): Bun.Server<undefined> {
     return Bun.serve({
       port,
       hostname: host,
-      fetch: (request) => app.fetch(request),
+      fetch: (request, server) => app.fetch(request, { address: server.requestIP(request)?.address ?? "unknown" }),
       // An answer may take minutes before its first byte; the queue bounds how many wait.
       idleTimeout: 0,
       // The app has its own, lower limit and answers in words; Bun's would answer with nothing.

@@ -1,7 +1,26 @@
 import { Worker } from "node:worker_threads";
-import type { ChatEvent, ChatRequest, Chatter, Prompt } from "../chat.ts";
+import type {
+  AdapterInfo,
+  AnswerEvent,
+  AnswerRequest,
+  Backend,
+  BackendState,
+  BackendStats,
+  ModelInfo,
+  PromptInput,
+} from "../backend.ts";
 import { ApiError } from "../errors.ts";
-import type { EngineOptions, FromEngine, SentError, ToEngine } from "./protocol.ts";
+import type {
+  AdapterSource,
+  CallName,
+  EngineCalls,
+  EngineOptions,
+  FromEngine,
+  SentError,
+  ToEngine,
+  WorkerData,
+} from "./protocol.ts";
+import { now, SharedStats } from "./shared-stats.ts";
 
 export interface StartOptions extends EngineOptions {
   /** Gives up loading. */
@@ -9,6 +28,8 @@ export interface StartOptions extends EngineOptions {
   readonly onProgress?: (loaded: number, total: number) => void;
   /** What the user should know of while it goes on. */
   readonly onWarning?: (message: string) => void;
+  /** The thread died and is started again. */
+  readonly onRestart?: (error: Error) => void;
 }
 
 /** The engine's thread failed: a model that cannot be loaded, or a fault while it ran. */
@@ -18,69 +39,111 @@ export class EngineError extends Error {
 
 /** How long the engine's thread may take to end before it is ended. */
 const END_MS = 5000;
+/** After so many deaths within a minute the engine is given up. */
+const MOST_DEATHS = 5;
+const DEATHS_MS = 60_000;
 
-type Call = (message: FromEngine | { kind: "gone"; error: Error }) => void;
+type Message = FromEngine | { readonly kind: "gone" };
+type Call = (message: Message) => void;
+
+/** Nothing of the model's thread can be had now. */
+function unavailable(state: BackendState): ApiError {
+  if (state === "loading") return new ApiError("unavailable", "the model is being loaded", { retryAfter: 2 });
+  if (state === "restarting") {
+    return new ApiError("unavailable", "the engine had a fault and is starting again", { retryAfter: 2 });
+  }
+  return new ApiError("unavailable", "the engine has ended", { retryAfter: 30 });
+}
 
 /**
- * A model with its adapters in a thread of its own, so that the thread that serves HTTP never waits for it. Call `answer` for
- * one prompt at a time.
+ * A model with its adapters in a thread of its own, so that the thread that serves HTTP never waits for it. A thread that dies is
+ * started again, with the adapters it had; requests that had told nothing yet are put to the new one.
  */
-export class Engine implements Chatter {
+export class Engine implements Backend {
   readonly model: string;
-  readonly adapters: readonly string[];
-  readonly device: Chatter["device"];
-  /** Rejects when the thread ends on its own. */
+  /** Resolves when the model is loaded; rejects when it cannot be. */
+  readonly ready: Promise<void>;
+  /** Rejects when the engine is given up. */
   readonly crashed: Promise<never>;
-  readonly #worker: Worker;
-  readonly #exited: Promise<void>;
+  readonly #options: StartOptions;
+  readonly #stats = new SharedStats();
   readonly #calls = new Map<number, Call>();
+  readonly #giveUp: (error: Error) => void;
+  /** What has to be loaded again after a restart. */
+  #sources: AdapterSource[];
+  #worker: Worker | undefined;
+  #exited: Promise<void> = Promise.resolve();
+  #state: BackendState = "loading";
+  #info: ModelInfo | undefined;
+  #adapters: readonly AdapterInfo[];
   #next = 0;
-  #isEnding = false;
+  #busySince = 0;
+  #deaths: number[] = [];
 
-  private constructor(worker: Worker, { name, adapters }: EngineOptions, device: Chatter["device"]) {
-    this.#worker = worker;
-    this.model = name;
-    this.adapters = adapters.map((adapter) => adapter.name);
-    this.device = device;
-    worker.on("message", (message: FromEngine) => {
-      if ("id" in message) this.#calls.get(message.id)?.(message);
-    });
+  constructor(options: StartOptions) {
+    this.#options = options;
+    this.model = options.name;
+    this.#sources = [...options.adapters];
+    this.#adapters = options.adapters.map(({ name, scale = 1 }) => ({ name, version: 0, scale, rank: 0, running: 0 }));
     const { promise, reject } = Promise.withResolvers<never>();
     this.crashed = promise;
     this.crashed.catch(() => {});
-    this.#exited = new Promise((resolve) => {
-      worker.on("exit", () => resolve());
-    });
+    this.#giveUp = reject;
+    this.ready = this.#start(options.signal);
+    this.ready.catch(() => {});
+  }
+
+  get state(): BackendState {
+    return this.#state;
+  }
+  get info(): ModelInfo {
+    if (!this.#info) throw unavailable(this.#state);
+    return this.#info;
+  }
+  get adapters(): readonly AdapterInfo[] {
+    return this.#adapters;
+  }
+  get stats(): BackendStats {
+    const { lastPassAt, ...stats } = this.#stats.read();
+    const stalledMs = this.#calls.size === 0 ? 0 : Math.max(0, now() - Math.max(lastPassAt, this.#busySince));
+    return { ...stats, stalledMs };
+  }
+
+  async #start(signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
+    const { signal: _, onProgress, onWarning, onRestart, ...options } = this.#options;
+    const workerData: WorkerData = { options: { ...options, adapters: this.#sources }, stats: this.#stats.buffer };
+    const worker = new Worker(new URL("./worker.ts", import.meta.url), { workerData });
+    this.#worker = worker;
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#exited = new Promise((done) => worker.on("exit", () => done()));
+    const onAbort = (): void => reject(signal!.reason);
+    signal?.addEventListener("abort", onAbort);
     const fail = (error: Error): void => {
-      for (const call of this.#calls.values()) call({ kind: "gone", error });
-      this.#calls.clear();
-      if (!this.#isEnding) reject(error);
+      reject(error);
+      if (this.#worker === worker) this.#onDeath(error);
     };
     worker.on("error", (error) => fail(new EngineError(`the engine failed: ${error.message}`, { cause: error })));
     worker.on("exit", () => fail(new EngineError("the engine's thread ended")));
-  }
-
-  /**
-   * Starts the thread and loads model and adapters in it.
-   *
-   * @throws EngineError saying why they cannot be loaded; the signal's reason
-   */
-  static async start({ signal, onProgress, onWarning, ...options }: StartOptions): Promise<Engine> {
-    signal?.throwIfAborted();
-    const worker = new Worker(new URL("./worker.ts", import.meta.url), { workerData: options });
-    const { promise, resolve, reject } = Promise.withResolvers<Engine>();
-    const onAbort = (): void => reject(signal!.reason);
-    signal?.addEventListener("abort", onAbort);
-    worker.on("error", (error) => reject(new EngineError(`the engine failed: ${error.message}`, { cause: error })));
     worker.on("message", (message: FromEngine) => {
-      if (message.kind === "loading") onProgress?.(message.loaded, message.total);
+      if (this.#worker !== worker) return;
+      if ("id" in message) this.#calls.get(message.id)?.(message);
+      else if (message.kind === "loading") onProgress?.(message.loaded, message.total);
       else if (message.kind === "warning") onWarning?.(message.message);
-      else if (message.kind === "ready") resolve(new Engine(worker, options, message.device));
+      else if (message.kind === "adapters") this.#adapters = message.adapters;
       else if (message.kind === "failed") reject(received(message.error));
+      else if (message.kind === "ready") {
+        this.#info = message.info;
+        this.#adapters = message.adapters;
+        if (this.#state !== "ended") this.#state = "ready";
+        resolve();
+      }
     });
     try {
-      return await promise;
+      await promise;
     } catch (error) {
+      if (this.#worker === worker) this.#worker = undefined;
+      if (this.#state === "loading") this.#state = "failed";
       void worker.terminate();
       throw error;
     } finally {
@@ -88,87 +151,197 @@ export class Engine implements Chatter {
     }
   }
 
-  async prepare(request: ChatRequest): Promise<Prompt> {
-    const id = this.#next++;
-    try {
-      return await new Promise((resolve, reject) => {
-        this.#calls.set(id, (message) => {
-          if (message.kind === "prepared") resolve(message.prompt);
-          else if (message.kind === "error") reject(received(message.error));
-          else if (message.kind === "gone") reject(message.error);
-        });
-        this.#post({ kind: "prepare", id, request });
-      });
-    } finally {
-      this.#calls.delete(id);
+  /** The thread is gone: tells who waits, and starts another. */
+  #onDeath(error: Error): void {
+    const wasReady = this.#state === "ready";
+    this.#worker = undefined;
+    if (!wasReady) return;
+    const at = now();
+    this.#deaths = [...this.#deaths.filter((death) => at - death < DEATHS_MS), at];
+    const isHopeless = this.#deaths.length > MOST_DEATHS;
+    this.#state = isHopeless ? "failed" : "restarting";
+    const calls = [...this.#calls.values()];
+    this.#calls.clear();
+    for (const call of calls) call({ kind: "gone" });
+    if (isHopeless) {
+      this.#giveUp(error);
+      return;
+    }
+    this.#options.onRestart?.(error);
+    this.#start().catch((cause: Error) => {
+      if (this.#state === "ended") return;
+      this.#state = "failed";
+      this.#giveUp(cause);
+    });
+  }
+
+  async *answer(request: AnswerRequest, signal: AbortSignal): AsyncGenerator<AnswerEvent> {
+    let hasStarted = false;
+    let hasTold = false;
+    const begin = now();
+    for (;;) {
+      try {
+        const waited = now() - begin;
+        const left = request.timeoutMs === undefined ? {} : { timeoutMs: Math.max(0, request.timeoutMs - waited) };
+        for await (const event of this.#answerOnce({ ...request, ...left }, signal)) {
+          if (event.kind === "start") {
+            if (hasStarted) continue;
+            hasStarted = true;
+          } else hasTold = true;
+          yield event;
+        }
+        return;
+      } catch (error) {
+        if (!(error instanceof Gone)) throw error;
+        if (hasTold)
+          throw new ApiError("unavailable", "the engine had a fault in the middle of the answer", { retryAfter: 2 });
+        // Nothing was told yet: the same request is put to the new thread.
+        await this.#isBack(signal);
+      }
     }
   }
 
-  async *answer(prompt: Prompt, signal: AbortSignal): AsyncGenerator<ChatEvent> {
-    const id = this.#next++;
-    const arrived: Parameters<Call>[0][] = [];
+  /** Waits until the engine answers again. @throws ApiError "unavailable" when it does not; the signal's reason */
+  async #isBack(signal: AbortSignal): Promise<void> {
+    while (this.#state === "restarting") {
+      signal.throwIfAborted();
+      await Bun.sleep(20);
+    }
+    if (this.#state !== "ready") throw unavailable(this.#state);
+  }
+
+  async *#answerOnce(request: AnswerRequest, signal: AbortSignal): AsyncGenerator<AnswerEvent> {
+    signal.throwIfAborted();
+    const arrived: Message[] = [];
     let wake = (): void => {};
-    this.#calls.set(id, (message) => {
+    const id = this.#open((message) => {
       arrived.push(message);
       wake();
     });
-    // The engine stops at its next token and says so: only then the next prompt may come.
-    const onAbort = (): void => this.#post({ kind: "abort", id });
+    const onAbort = (): void => {
+      this.#post({ kind: "abort", id });
+      wake();
+    };
     signal.addEventListener("abort", onAbort);
     let isOver = false;
     try {
-      this.#post({ kind: "answer", id, prompt });
-      if (signal.aborted) onAbort();
-      while (!isOver) {
+      this.#post({ kind: "answer", id, request });
+      for (;;) {
+        signal.throwIfAborted();
         const message = arrived.shift();
         if (message === undefined) {
           await new Promise<void>((resolve) => {
             wake = resolve;
           });
-        } else if (message.kind === "event") {
-          if (!signal.aborted) yield message.event;
-        } else {
+        } else if (message.kind === "event") yield message.event;
+        else {
           isOver = true;
-          if (message.kind === "error") throw signal.aborted ? signal.reason : received(message.error);
-          if (message.kind === "gone") throw message.error;
+          if (message.kind === "error") throw received(message.error);
+          if (message.kind === "gone") throw new Gone();
+          return;
         }
       }
-      signal.throwIfAborted();
     } finally {
       signal.removeEventListener("abort", onAbort);
-      // A reader that left in the middle (a `break`) still waits for the engine to be free.
-      if (!isOver) await this.#stop(id, arrived);
-      this.#calls.delete(id);
+      // A reader that left in the middle: the engine stops at its next token.
+      if (!isOver) this.#post({ kind: "abort", id });
+      this.#close(id);
     }
+  }
+
+  embed(inputs: readonly (string | readonly number[])[], signal: AbortSignal) {
+    return this.#call("embed", [inputs], signal);
+  }
+  tokenize(text: string, { specialTokens }: { specialTokens: boolean }) {
+    return this.#call("tokenize", [text, specialTokens]);
+  }
+  detokenize(tokens: readonly number[]) {
+    return this.#call("detokenize", [tokens]);
+  }
+  render(prompt: PromptInput, adapter: string | null) {
+    return this.#call("render", [prompt, adapter]);
+  }
+  async loadAdapter(name: string, dir: string, { scale }: { scale?: number } = {}): Promise<AdapterInfo> {
+    const source = { name, dir, ...(scale !== undefined && { scale }) };
+    const info = await this.#call("loadAdapter", [source]);
+    const at = this.#sources.findIndex((known) => known.name === name);
+    if (at < 0) this.#sources.push(source);
+    else this.#sources[at] = source;
+    return info;
+  }
+  async unloadAdapter(name: string): Promise<void> {
+    await this.#call("unloadAdapter", [name]);
+    this.#sources = this.#sources.filter((source) => source.name !== name);
+  }
+  /** Where the adapters come from. */
+  get sources(): readonly AdapterSource[] {
+    return this.#sources;
+  }
+
+  /** Ends the thread as a fault would; for tests. */
+  die(): void {
+    this.#post({ kind: "die" });
   }
 
   /** Frees the model and ends the thread. */
   async dispose(): Promise<void> {
-    this.#isEnding = true;
-    this.#post({ kind: "end" });
-    const timer = setTimeout(() => void this.#worker.terminate(), END_MS);
+    const wasReady = this.#state === "ready";
+    this.#state = "ended";
+    const worker = this.#worker;
+    if (!worker) return;
+    // One that still loads hears nothing.
+    if (wasReady) this.#post({ kind: "end" });
+    else void worker.terminate();
+    const timer = setTimeout(() => void worker.terminate(), END_MS);
     await this.#exited;
     clearTimeout(timer);
   }
 
-  #stop(id: number, arrived: Parameters<Call>[0][]): Promise<void> {
-    const isEnd = ({ kind }: Parameters<Call>[0]): boolean => kind === "done" || kind === "error" || kind === "gone";
-    if (arrived.some(isEnd)) return Promise.resolve();
-    return new Promise((resolve) => {
-      this.#calls.set(id, (message) => {
-        if (isEnd(message)) resolve();
-      });
-      this.#post({ kind: "abort", id });
+  async #call<Name extends CallName>(
+    name: Name,
+    args: Parameters<EngineCalls[Name]>,
+    signal?: AbortSignal,
+  ): Promise<Awaited<ReturnType<EngineCalls[Name]>>> {
+    signal?.throwIfAborted();
+    const { promise, resolve, reject } = Promise.withResolvers<Awaited<ReturnType<EngineCalls[Name]>>>();
+    const id = this.#open((message) => {
+      if (message.kind === "result") resolve(message.value as Awaited<ReturnType<EngineCalls[Name]>>);
+      else if (message.kind === "error") reject(received(message.error));
+      else if (message.kind === "gone") reject(unavailable("restarting"));
     });
+    const onAbort = (): void => reject(signal!.reason);
+    signal?.addEventListener("abort", onAbort);
+    try {
+      this.#post({ kind: "call", id, name, args });
+      return await promise;
+    } finally {
+      signal?.removeEventListener("abort", onAbort);
+      this.#close(id);
+    }
   }
 
+  /** @throws ApiError "unavailable" while there is no engine */
+  #open(call: Call): number {
+    if (this.#state !== "ready") throw unavailable(this.#state);
+    if (this.#calls.size === 0) this.#busySince = now();
+    const id = this.#next++;
+    this.#calls.set(id, call);
+    return id;
+  }
+  #close(id: number): void {
+    this.#calls.delete(id);
+  }
   #post(message: ToEngine): void {
-    this.#worker.postMessage(message);
+    this.#worker?.postMessage(message);
   }
 }
 
-function received({ message, stack, type, param }: SentError): Error {
-  const error = type === undefined ? new EngineError(message) : new ApiError(type, message, { param });
+/** The thread died with this request. */
+class Gone extends Error {}
+
+function received({ message, stack, type, param, code, retryAfter }: SentError): Error {
+  const error =
+    type === undefined ? new EngineError(message) : new ApiError(type, message, { param, code, retryAfter });
   if (stack !== undefined) error.stack = stack;
   return error;
 }

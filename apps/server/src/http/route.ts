@@ -1,0 +1,122 @@
+import { type OpenAPIHono, type RouteConfig, z } from "@hono/zod-openapi";
+import { bodyLimit } from "hono/body-limit";
+import type { Context, Env } from "../env.ts";
+import { ApiError } from "../errors.ts";
+import type { Limits } from "../limits.ts";
+import { checkValue, parseJson } from "./json.ts";
+import { type ErrorStyle, errorStyleOf } from "./show-error.ts";
+
+export type Router = OpenAPIHono<Env>;
+
+/** What the document says of a route's good answer. */
+export interface Answers {
+  readonly description: string;
+  /** Of a JSON answer. */
+  readonly json?: z.ZodType;
+  /** Further content types, such as a stream's. */
+  readonly others?: Readonly<Record<string, z.ZodType>>;
+  /** Default 200. */
+  readonly status?: 200 | 201 | 204;
+}
+
+interface Route {
+  readonly method: "get" | "post" | "delete";
+  /** With parameters in braces: `/adapters/{name}`. */
+  readonly path: string;
+  readonly tag: string;
+  readonly summary: string;
+  readonly answers: Answers;
+  /** Statuses of errors this route may give besides those that all give. */
+  readonly errors?: readonly number[];
+  /** Needs no key. */
+  readonly isOpen?: boolean;
+  readonly params?: z.ZodObject;
+}
+
+const plainError = z
+  .object({ error: z.object({ message: z.string(), type: z.string(), param: z.string().optional() }) })
+  .openapi("Error");
+const openaiError = z
+  .object({
+    error: z.object({
+      message: z.string(),
+      type: z.string(),
+      param: z.string().nullable(),
+      code: z.string().nullable(),
+    }),
+  })
+  .openapi("OpenAIError");
+const ollamaError = z.object({ error: z.string() }).openapi("OllamaError");
+const ERRORS: Record<ErrorStyle, z.ZodType> = { plain: plainError, openai: openaiError, ollama: ollamaError };
+
+const WHEN: Record<number, string> = {
+  400: "A field is wrong; `param` names it",
+  401: "The API key is missing or wrong",
+  403: "Not allowed to this key, host or origin",
+  404: "There is no such model, adapter or thing",
+  408: "The answer took too long",
+  409: "It is in use, or there already",
+  413: "The body is too large",
+  422: "The model cannot take it",
+  429: "Too many requests; Retry-After says for how long to stay away",
+  500: "A fault of the server; its log says which",
+  503: "Loading, restarting or ending; Retry-After says when to try again",
+};
+
+/** Enters a route in the OpenAPI document. */
+function register(app: Router, route: Route, body?: z.ZodType): void {
+  const { method, path, tag, summary, answers, isOpen = false } = route;
+  const style = errorStyleOf(path);
+  const always = [403, 429, 500, 503, ...(isOpen ? [] : [401]), ...(body ? [400, 413] : [])];
+  const content: Record<string, { schema: z.ZodType }> = {};
+  if (answers.json) content["application/json"] = { schema: answers.json };
+  for (const [type, schema] of Object.entries(answers.others ?? {})) content[type] = { schema };
+  const responses: RouteConfig["responses"] = {
+    [answers.status ?? 200]: { description: answers.description, ...(Object.keys(content).length > 0 && { content }) },
+  };
+  for (const status of [...always, ...(route.errors ?? [])].sort()) {
+    responses[status] = { description: WHEN[status], content: { "application/json": { schema: ERRORS[style] } } };
+  }
+  app.openAPIRegistry.registerPath({
+    method,
+    path,
+    tags: [tag],
+    summary,
+    ...(isOpen ? {} : { security: [{ key: [] }, {}] }),
+    request: {
+      ...(route.params && { params: route.params }),
+      ...(body && { body: { required: true, content: { "application/json": { schema: body } } } }),
+    },
+    responses,
+  });
+}
+
+const honoPath = (path: string): string => path.replaceAll(/\{(\w+)\}/g, ":$1");
+
+/** A route without a body. */
+export function route(app: Router, description: Route, handler: (c: Context) => Response | Promise<Response>): void {
+  register(app, description);
+  app.on(description.method.toUpperCase(), honoPath(description.path), handler);
+}
+
+/**
+ * A route with a JSON body, which is read whatever its content type says. The handler gets it checked.
+ *
+ * @throws ApiError naming the field that is wrong
+ */
+export function jsonRoute<Schema extends z.ZodType>(
+  app: Router,
+  description: Route & { readonly body: Schema; readonly limits: Limits },
+  handler: (c: Context, body: z.output<Schema>) => Response | Promise<Response>,
+): void {
+  const { body, limits, method, path } = description;
+  register(app, description, body);
+  const tooLarge = (): never => {
+    throw new ApiError("too_large", `the body is larger than ${limits.bodyBytes} bytes`);
+  };
+  const bounded = bodyLimit({ maxSize: limits.bodyBytes, onError: tooLarge });
+  app.on(method.toUpperCase(), honoPath(path), bounded, async (c) => {
+    const bytes = new Uint8Array(await c.req.arrayBuffer());
+    return handler(c, checkValue(body, parseJson(bytes, limits.nesting)));
+  });
+}
