@@ -29,8 +29,9 @@ import { reduce } from "./reduce.ts";
 import { rope } from "./rope.ts";
 import { argmax, gatherRows, scatterRows } from "./rows.ts";
 import { swiglu, swigluBackward } from "./swiglu.ts";
+import { attention, attentionBackward } from "./wgsl/attention.ts";
 import { matmul, type Tiling } from "./wgsl/matmul.ts";
-import { DEFAULT_TILING } from "./wgsl/tuning.ts";
+import { DEFAULT_TILING, SOFTWARE_TILING } from "./wgsl/tuning.ts";
 
 export class GpuDevice implements Device {
   readonly info: DeviceInfo;
@@ -39,11 +40,12 @@ export class GpuDevice implements Device {
   readonly adapter: AdapterInfo;
   /** The stream of work, for tests and benchmarks. */
   readonly context: GpuContext;
-  readonly #tiling: Tiling = DEFAULT_TILING;
+  readonly #tiling: Tiling;
 
   private constructor({ context, info }: Gpu) {
     this.context = context;
     this.adapter = info;
+    this.#tiling = info.software ? SOFTWARE_TILING : DEFAULT_TILING;
     this.info = { name: "gpu", isa: info.description || `${info.vendor} ${info.architecture}`, threads: 1 };
   }
 
@@ -145,22 +147,22 @@ export class GpuDevice implements Device {
   rope(x: View, positions: View, frequencies: View, inverse: boolean, out: View): void {
     rope(this.context, x, positions, frequencies, inverse, out);
   }
-  attention(_q: View, _k: View, _v: View, _options: AttentionOptions, _out: View, _lse: View | undefined): void {
-    throw new Error("attention");
+  attention(q: View, k: View, v: View, options: AttentionOptions, out: View, lse: View | undefined): void {
+    attention(this.context, this.#tiling, q, k, v, options, out, lse);
   }
   attentionBackward(
-    _grad: View,
-    _q: View,
-    _k: View,
-    _v: View,
-    _out: View,
-    _lse: View,
-    _options: AttentionOptions,
-    _gradQ: View,
-    _gradK: View,
-    _gradV: View,
+    grad: View,
+    q: View,
+    k: View,
+    v: View,
+    out: View,
+    lse: View,
+    options: AttentionOptions,
+    gradQ: View,
+    gradK: View,
+    gradV: View,
   ): void {
-    throw new Error("attentionBackward");
+    attentionBackward(this.context, this.#tiling, grad, q, k, v, out, lse, options, gradQ, gradK, gradV);
   }
   linearCrossEntropy(args: LinearCrossEntropyArgs): void {
     linearCrossEntropy(this.context, this.#tiling, args);

@@ -24,6 +24,8 @@ export interface Tiling {
   /** For products of few rows: b's columns one after another in memory, or its rows. */
   readonly columns: Strip;
   readonly rows: Strip;
+  /** Attention's tiles have so many times eight rows and keys, where workgroup memory holds that. */
+  readonly attentionSide: 1 | 2 | 4;
 }
 
 /** A product that is being cut; `a`, `b` and `out` have the same batch dimensions. */

@@ -6,6 +6,7 @@ export const DEFAULT_TILING: Tiling = {
   small: { kind: "shared", lanesM: 8, lanesN: 8, rows: 4, columns: 4, depth: 16 },
   columns: { invocations: 128, lanes: 32, columns: 2 },
   rows: { invocations: 128, lanes: 16, columns: 4 },
+  attentionSide: 4,
 };
 
 /**
@@ -17,4 +18,5 @@ export const SOFTWARE_TILING: Tiling = {
   small: { kind: "direct", lanesM: 1, lanesN: 8, rows: 8, columns: 4, depth: 4 },
   columns: { invocations: 32, lanes: 8, columns: 1 },
   rows: { invocations: 32, lanes: 8, columns: 4 },
+  attentionSide: 1,
 };
