@@ -1,6 +1,6 @@
 /**
  * The search for settings. `KILLS=50 bun test test/cli/tune.test.ts` kills it and its workers more often than the few times of an
- * ordinary test run, and prints how often.
+ * ordinary test run, in a longer search, and prints how often.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
@@ -21,8 +21,9 @@ let home: Awaited<ReturnType<typeof temporaryFolder>>;
 let [tiny, rows] = ["", ""];
 /** What an undisturbed search of one training at a time finds. */
 let whole: TrialResult[];
-/** Five trainings: three at the bottom, one that goes up, and it again. */
-const SEARCH = ["--runs", "5", "--epochs", "1..4", "--reduction-factor", "2", "--parallel", "1"];
+/** A training is a process of about a second: two at the bottom and one that goes up are enough to lose something of. */
+const [RUNS, EPOCHS] = process.env.KILLS === undefined ? [3, "1..2"] : [6, "1..4"];
+const SEARCH = ["--runs", String(RUNS), "--epochs", EPOCHS, "--reduction-factor", "2", "--parallel", "1"];
 const search = (out: string): string[] => ["--model", tiny, "--data", rows, "--out", join(home.path, out), ...SEARCH];
 
 /** What does not depend on time and memory. */
@@ -147,11 +148,11 @@ describe("tune", () => {
 
   test("a finished search goes on with a larger budget; other options beside --resume are refused", async () => {
     const out = join(home.path, "whole");
-    const { status } = await command("tune", ["--resume", out, "--runs", "6"]);
+    const { status } = await command("tune", ["--resume", out, "--runs", String(RUNS + 1)]);
     expect(status).toBe(0);
     const results = await resultsOf("whole");
-    expect(lasting(results.slice(0, 5))).toEqual(lasting(whole));
-    expect(results.length).toBe(6);
+    expect(lasting(results.slice(0, RUNS))).toEqual(lasting(whole));
+    expect(results.length).toBe(RUNS + 1);
     const refused = await command("tune", ["--resume", out, "--rank", "4"]);
     expect([refused.status, refused.stderr]).toEqual([1, expect.stringContaining("--rank belongs to a new search")]);
   });
