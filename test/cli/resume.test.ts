@@ -239,6 +239,23 @@ describe("a good adapter is not replaced", () => {
   });
 });
 
+test("two trainings into one folder: the second is refused while the first works, and not when it was killed", async () => {
+  const args = onTiny("contested", "--epochs", "5000", "--save-every", "1");
+  const first = start("train", args, { cwd: home.path });
+  while ((await checkpointsIn(join(home.path, "contested"))).length === 0) await Bun.sleep(5);
+  const second = await train(...args);
+  expect(second.stderr).toEndWith(
+    `error: another training or search is writing into ${join(home.path, "contested")} now; wait until it has ended (bun run runs shows it), or give another --out\n`,
+  );
+  expect([second.status, first.process.exitCode]).toEqual([1, null]);
+  first.process.kill("SIGKILL");
+  await first.ended();
+  const third = start("train", ["--resume", join(home.path, "contested")], { cwd: home.path });
+  await third.printed("Going on from step ");
+  third.process.kill("SIGKILL");
+  expect((await third.ended()).stderr).not.toContain("Waiting for");
+});
+
 describe("a checkpoint that cannot be saved", () => {
   test.skipIf(!CAN_MOUNT)(
     "on a full disk (mounted by root): the last good one is told, and the run goes on elsewhere",

@@ -39,6 +39,7 @@ import {
   triesOf,
   withChanges,
 } from "../train/fix.ts";
+import { FolderLock } from "../train/lock.ts";
 import { recordOf, settingsOf, type TrainCommandOptions, trainCommand } from "../train/options.ts";
 import { OF_THE_CALL } from "../train/own-options.ts";
 import { tell, tellDiagnosis } from "../train/report.ts";
@@ -67,6 +68,7 @@ export function train(context: Context) {
     const { options, resumed } = await resumedRun(context, command, given);
     context.kept = `No adapter was written; what ${options.out} held before is unchanged.`;
     await checkOut(options.out);
+    await using _lock = options.estimate ? undefined : await FolderLock.take(context, options.out);
     if (!resumed) await warnOfCheckpoints(context, options.out);
     await trainWithFixes(context, command, options, resumed);
   });

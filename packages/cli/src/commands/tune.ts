@@ -18,6 +18,7 @@ import { chooseSamples, questionOf, type Sample } from "../recipe.ts";
 import type { Context } from "../run.ts";
 import { shellWord } from "../terminal.ts";
 import { readData, sha256Of } from "../train/data.ts";
+import { FolderLock } from "../train/lock.ts";
 import { keepAdapter } from "../tune/keep.ts";
 import { spaceOf, type TuneOptions, trainOptionsOf, tuneCommand } from "../tune/options.ts";
 import { localRunner, queueRunner } from "../tune/runner.ts";
@@ -47,6 +48,7 @@ export function tune(context: Context) {
     const out = typeof options.resume === "string" ? options.resume : options.out;
     const home = `${out}.tune`;
     context.kept = "No training was finished.";
+    await using _lock = await FolderLock.take(context, out);
     const state =
       options.resume === undefined
         ? await begin(context, home, options, fixed, spaceOf(command as never, options.space))
