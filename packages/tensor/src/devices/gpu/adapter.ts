@@ -21,7 +21,6 @@ export interface AdapterInfo {
 export interface Gpu {
   readonly context: GpuContext;
   readonly info: AdapterInfo;
-  readonly library: GpuJs;
 }
 
 /** Limits that kernels profit from, where the adapter has more than WebGPU's minimum. */
@@ -149,14 +148,14 @@ export async function openGpu(): Promise<Gpu> {
     f16: device.features.has("shader-f16"),
     subgroups: device.features.has("subgroups") ? { min: subgroupMinSize, max: subgroupMaxSize } : undefined,
   };
-  const context = new GpuContext(device, abilities);
+  const context = new GpuContext(device, abilities, library);
   try {
     await verify(context, info.description || info.vendor);
   } catch (error) {
     closeGpu(context);
     throw error;
   }
-  return { context, info, library };
+  return { context, info };
 }
 
 /** Ends the context, and the device with its last one. */

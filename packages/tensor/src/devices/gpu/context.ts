@@ -2,8 +2,10 @@
 import { BYTES } from "../../dtype.ts";
 import { DeviceError } from "../../errors.ts";
 import type { Storage } from "../../memory.ts";
+import { sizeOf } from "../../shape.ts";
 import type { View } from "../device.ts";
 import { type Block, BufferPool, USAGE } from "./buffers.ts";
+import type { GpuJs } from "./gpujs.ts";
 
 /** A number for a kernel's parameters: whole numbers are stored as u32 or i32, `{ f32 }` as its bits. */
 export type Word = number | { readonly f32: number };
@@ -80,6 +82,8 @@ export class GpuContext {
   readonly device: GPUDevice;
   readonly limits: GPUSupportedLimits;
   readonly abilities: Abilities;
+  /** gpu.js, which translates kernels. */
+  readonly library: GpuJs;
   readonly pool: BufferPool;
   /** Kernels run, submissions and read-backs so far; for tests. */
   readonly counts = { kernels: 0, submissions: 0, reads: 0, compiled: 0 };
@@ -97,8 +101,9 @@ export class GpuContext {
   #passing: GPUBuffer[] = [];
   #failure: DeviceError | undefined;
 
-  constructor(device: GPUDevice, abilities: Abilities) {
+  constructor(device: GPUDevice, abilities: Abilities, library: GpuJs) {
     this.device = device;
+    this.library = library;
     this.limits = device.limits;
     this.abilities = abilities;
     this.pool = new BufferPool(device);
@@ -401,6 +406,15 @@ export class GpuContext {
       );
     }
     return { binding: { buffer, offset: start, size: length }, first: view.offset - start / BYTES[view.dtype] };
+  }
+
+  /** Exactly the elements of a dense view, index 0 its first; undefined where a binding cannot begin there. */
+  window(view: View, op: string): Binding | undefined {
+    const { binding } = this.bind(view, op);
+    const bytes = BYTES[view.dtype];
+    const offset = view.offset * bytes;
+    if (offset % this.#align !== 0) return undefined;
+    return { buffer: binding.buffer, offset, size: Math.max(4, Math.ceil((sizeOf(view.shape) * bytes) / 4) * 4) };
   }
 
   /** The view in pieces of whole rows (its first dimension), each of which one binding can hold. */

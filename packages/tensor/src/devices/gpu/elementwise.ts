@@ -7,6 +7,7 @@ import { coalesce } from "../cpu/iteration.ts";
 import type { View } from "../device.ts";
 import type { Binding, GpuContext, KernelSource, Word } from "./context.ts";
 import { isWhole, Translation } from "./expression.ts";
+import { fused } from "./fused.ts";
 import { eachItem, ITEMS, libraryFor, load, parameters, slot, storages, store, written } from "./shader.ts";
 
 /** Where an expression's values go. */
@@ -208,5 +209,6 @@ export function elementwise(
   out: View,
   accumulate = false,
 ): void {
+  if (!accumulate && fused(gpu, program, params, inputs, out)) return;
   map(gpu, "elementwise", params, inputs, [{ root: program.root, view: out, accumulate }]);
 }
