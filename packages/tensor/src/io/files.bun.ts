@@ -2,7 +2,7 @@
 import { closeSync, fstatSync, openSync, type Stats, statSync } from "node:fs";
 import { TensorError } from "../errors.ts";
 import type { ByteSource, FileSystem } from "./files.ts";
-import { explain, write } from "./write.ts";
+import { explain, makeFolder, write } from "./write.ts";
 
 /** A mapping's offset must be a multiple of the page size; this is one everywhere. */
 const PAGE = 65536;
@@ -60,4 +60,4 @@ function same(a: Stats, b: Stats): boolean {
   return a.dev === b.dev && a.ino === b.ino && a.size === b.size && a.mtimeMs === b.mtimeMs;
 }
 
-export const files: FileSystem | undefined = { open, write };
+export const files: FileSystem | undefined = { open, write, makeFolder };

@@ -2,7 +2,7 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { TensorError } from "../errors.ts";
 import type { ByteSource, FileSystem } from "./files.ts";
-import { explain, write } from "./write.ts";
+import { explain, makeFolder, write } from "./write.ts";
 
 /** `readSync` takes at most this many bytes. */
 const LARGEST_READ = 2 ** 30;
@@ -31,4 +31,4 @@ function open(path: string): ByteSource {
   };
 }
 
-export const files: FileSystem | undefined = { open, write };
+export const files: FileSystem | undefined = { open, write, makeFolder };

@@ -16,4 +16,6 @@ export interface FileSystem {
    * removed when anything fails. An earlier file of that name stays until the rename.
    */
   write(path: string, pieces: AsyncIterable<Uint8Array>): Promise<void>;
+  /** Makes a folder, and those above it, where they are not there. */
+  makeFolder(path: string): Promise<void>;
 }

@@ -1,5 +1,5 @@
 // Shared by Bun and Node.
-import { type FileHandle, open, realpath, rename, rm } from "node:fs/promises";
+import { type FileHandle, mkdir, open, realpath, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { TensorError } from "../errors.ts";
 
@@ -31,6 +31,13 @@ export function explain<T>(path: string, action: string, body: () => T): T {
   } catch (cause) {
     throw cause instanceof TensorError ? cause : sentence(path, action, cause);
   }
+}
+
+/** See `FileSystem.makeFolder`. */
+export async function makeFolder(path: string): Promise<void> {
+  await mkdir(path, { recursive: true }).catch((cause: Error) => {
+    throw sentence(path, "make", cause);
+  });
 }
 
 /** See `FileSystem.write`. */

@@ -31,7 +31,7 @@ import { argmax, gatherRows, scatterRows } from "./rows.ts";
 import { swiglu, swigluBackward } from "./swiglu.ts";
 import { attention, attentionBackward } from "./wgsl/attention.ts";
 import { matmul, type Tiling } from "./wgsl/matmul.ts";
-import { DEFAULT_TILING, SOFTWARE_TILING } from "./wgsl/tuning.ts";
+import { SOFTWARE_TILING, tilingFor } from "./wgsl/tuning.ts";
 
 export class GpuDevice implements Device {
   readonly info: DeviceInfo;
@@ -42,16 +42,19 @@ export class GpuDevice implements Device {
   readonly context: GpuContext;
   readonly #tiling: Tiling;
 
-  private constructor({ context, info }: Gpu) {
+  private constructor({ context, info }: Gpu, tiling: Tiling) {
     this.context = context;
     this.adapter = info;
-    this.#tiling = info.software ? SOFTWARE_TILING : DEFAULT_TILING;
+    this.#tiling = tiling;
     this.info = { name: "gpu", isa: info.description || `${info.vendor} ${info.architecture}`, threads: 1 };
   }
 
   /** @throws DeviceError where there is no GPU that computes rightly, with what to install */
   static async open(): Promise<GpuDevice> {
-    return new GpuDevice(await openGpu());
+    const gpu = await openGpu();
+    const { vendor, architecture, description, software } = gpu.info;
+    const name = `${vendor} ${architecture} ${description}`;
+    return new GpuDevice(gpu, software ? SOFTWARE_TILING : await tilingFor(gpu.context, name));
   }
 
   allocate(byteLength: number): Block {

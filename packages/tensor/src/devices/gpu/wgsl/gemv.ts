@@ -19,7 +19,7 @@ export const stripColumns = ({ alongB }: Product, s: Strip): number =>
   alongB === "k" ? (s.invocations / s.lanes) * s.columns : 4 * s.lanes;
 
 /** Bytes of workgroup memory. */
-export const stripBytes = ({ alongB }: Product, s: Strip, rows: number): number =>
+export const stripBytes = ({ alongB }: Pick<Product, "alongB">, s: Strip, rows: number): number =>
   4 * s.invocations * rows * (alongB === "k" ? s.columns : 4);
 
 const HEAD = `fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
