@@ -4,7 +4,7 @@ import { type BlockType, BYTES, isBlocks } from "../../dtype.ts";
 import { FEW_ROWS, type MatmulOptions, type RowsKind, type View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import { gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "./kernels/gemm.ts";
-import { fewRowsChunk, GEMV_ROWS, gemv } from "./kernels/gemv.ts";
+import { fewRowsChunk, GEMV_ROWS, gemv, gemvBlock, gemvGroups } from "./kernels/gemv.ts";
 import { blockProduct, fitsBlocks } from "./quantized.ts";
 
 /** One matrix of a call: where it begins, and elements from row to row and from column to column. */
@@ -92,12 +92,25 @@ export function matmulAt(
   manyRows(cpu, { ...given, rows: "many", alpha: 1, source });
 }
 
-/** Runs a product of few rows, in one or two passes over the weights as they lie; false where `gemv` does not take the strides. */
+/**
+ * Runs a product by the means for few rows, whatever their number, in one pass over the weights as they lie; false where
+ * `gemv` does not take the strides.
+ */
 function fewRows(cpu: CpuContext, given: Product): boolean {
   const { m, n, k, alpha, element, a, b, c, source } = given;
   if (given.rows === "many" || isBlocks(element) || a.column !== 1 || b.row !== 1) return false;
   const { kernels, threads } = cpu;
-  const chunk = fewRowsChunk(n, b.column * BYTES[element], threads);
+  const rowBytes = b.column * BYTES[element];
+  const chunk = fewRowsChunk(n, rowBytes, threads);
+  // Rows that are computed twice must not be added to twice.
+  if (m > GEMV_ROWS && source.address !== c.address) {
+    const values = {
+      ...{ a: a.address, lda: a.row, w: b.address, ldw: b.column, c: c.address, ldc: c.row, alpha, k, m },
+      ...{ source: source.address, sourceRow: source.row, sourceColumn: source.column, block: gemvBlock(rowBytes) },
+    };
+    kernels.run(gemvGroups[element], values, n, chunk);
+    return true;
+  }
   for (let first = 0; first < m; first += GEMV_ROWS) {
     const rows = Math.min(GEMV_ROWS, m - first);
     const values = {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { gemv } from "./gemv.ts";
+import { GEMV_ROWS, gemv, gemvGroups } from "./gemv.ts";
 import { fill, fromBf16, type Machine, machines, toBf16 } from "./testing.ts";
 
 interface Case {
@@ -34,6 +34,14 @@ function prepare(machine: Machine, options: Case) {
   const c = machine.allocate(((rows - 1) * ldc + n) * 4, early);
   const before = fill(new Float32Array(c.f32.length), 3);
   const source = add === "c" ? c : add === "bias" ? bias : zeros;
+  const values = { a: a.address, lda: ld, w: w.address, ldw: ld, c: c.address, ldc, k, alpha };
+  /** Runs all rows at once, `block` columns at a time. */
+  const runGroups = (block: number): Float32Array => {
+    c.f32.set(before);
+    const sources = { source: source.address, sourceRow: 0, sourceColumn: add ? 1 : 0 };
+    machine.compile(gemvGroups[element])({ ...values, ...sources, m: rows, block }, 0, n);
+    return c.f32.slice();
+  };
   /** Runs rows `first` to `first + count`, in calls that end at the given columns. */
   const run = (first = 0, count = rows, ends: readonly number[] = [n]): Float32Array => {
     if (first === 0) c.f32.set(before);
@@ -63,7 +71,7 @@ function prepare(machine: Machine, options: Case) {
     const plus = add === "c" ? before[row * ldc + column] : add === "bias" ? bias.f32[column] : 0;
     return { value: alpha * sum + plus, size: Math.abs(alpha) * size + Math.abs(plus) };
   };
-  return { run, exact, ldc, before };
+  return { run, runGroups, exact, ldc, before };
 }
 
 function* cases(): Generator<Case> {
@@ -124,6 +132,27 @@ describe.each(machines.map((machine) => [machine.target.name, machine] as const)
       let alone = together;
       for (let row = 0; row < rows; row++) alone = run(row, 1);
       expect(alone).toEqual(together);
+    }
+  });
+
+  test("many rows in one pass over the weights give the bits of single ones, and write nothing else", () => {
+    let count = 0;
+    for (const element of ["bf16", "f32"] as const) {
+      for (const rows of [GEMV_ROWS, 5, 7, 8, 13]) {
+        for (const [n, k] of [
+          [1, 8],
+          [7, 33],
+          [21, 130],
+        ]) {
+          const [add, slack] = [count % 2 ? "bias" : undefined, count % 3 ? 5 : 0] as const;
+          const given: Case = { element, rows, n, k, add, slack, alpha: count % 4 ? 1 : -0.75, early: count % 5 === 0 };
+          count++;
+          const { run, runGroups } = prepare(machine, given);
+          let alone = run(0, 1);
+          for (let row = 1; row < rows; row++) alone = run(row, 1);
+          for (const block of [4, 12, 100]) expect(runGroups(block)).toEqual(alone);
+        }
+      }
     }
   });
 
