@@ -130,8 +130,8 @@ function blockSource(name: string, type: BlockType, head: string): string {
 fn bytes_${name}(w: u32) -> vec4f { return ${BYTES_OF_WORD}; }
 fn bits_${name}(w: u32) -> vec4f { return ${BITS_OF_WORD}; }
 // Levels j to j+3 of 32 in 16 bytes of 4 bits each: the low halves, then the high ones.
-fn levels_${name}(from: u32, j: u32) -> vec4f {
-  return bytes_${name}((word_${name}(from + (j & 15u)) >> (4u * (j >> 4u))) & 0x0f0f0f0fu);
+fn levels_${name}(start: u32, j: u32) -> vec4f {
+  return bytes_${name}((word_${name}(start + (j & 15u)) >> (4u * (j >> 4u))) & 0x0f0f0f0fu);
 }
 // d·scale and dmin·minimum of one of eight groups.
 fn scales_${name}(b: u32, j: u32) -> vec2f {
