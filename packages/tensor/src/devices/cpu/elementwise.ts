@@ -4,7 +4,7 @@ import type { ReduceKind, View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import { coalesce, planRows, type RowPlan, rowChunk } from "./iteration.ts";
 import { type ElementwiseForm, elementwiseKernel, vectorizes } from "./kernels/elementwise.ts";
-import { columnKernel, rowSumKernel } from "./kernels/reduce.ts";
+import { columnKernel, rowKernel } from "./kernels/reduce.ts";
 import type { Kernel } from "./lang/kernel.ts";
 
 type Values = Record<string, number>;
@@ -13,7 +13,7 @@ type Values = Record<string, number>;
 const made = new WeakMap<Program, Map<number, Kernel>>();
 
 /** What kinds of kernel are made of a program. */
-const KINDS = { map: 0, rowSum: 1, sum: 2, max: 3, min: 4 } as const;
+const KINDS = { map: 0, sumRows: 1, maxRows: 2, minRows: 3, sumColumns: 4, maxColumns: 5, minColumns: 6 } as const;
 
 function kernelOf(kind: keyof typeof KINDS, program: Program, form: ElementwiseForm, make: () => Kernel): Kernel {
   let code: number = KINDS[kind];
@@ -104,28 +104,29 @@ export function reduce(
   const values = operands(cpu, "reduce", views, plan!, params);
 
   if (sizes.length === 2 && reduced[0] && !reduced[1] && steps[0]![1] === 1) {
-    const kernel = kernelOf(kind, program, form, () => columnKernel(kind, program, form));
+    const kernel = kernelOf(`${kind}Columns`, program, form, () => columnKernel(kind, program, form));
     const items = Math.ceil(plan!.columns / cpu.kernels.target.lanes);
     const perCall = Math.max(8, Math.ceil(items / (4 * cpu.threads)));
     cpu.kernels.run(kernel, { ...values, n: plan!.columns, rows: plan!.rows }, items, perCall);
     return true;
   }
-  if (kind !== "sum" || !reduced.at(-1)) return false;
+  if (!reduced.at(-1)) return false;
   values.ones = cpu.ones;
   if (sizes.length === 2 && !reduced[0]) {
-    const kernel = kernelOf("rowSum", program, form, () => rowSumKernel(program, form));
+    const kernel = kernelOf(`${kind}Rows`, program, form, () => rowKernel(kind, program, form));
     cpu.kernels.run(kernel, values, plan!.rows, rowChunk(plan!.columns));
     return true;
   }
   if (sizes.length !== 1) return false;
-  // One sum over all: pieces of fixed length, then their sums in order.
+  // All to one: pieces of fixed length, then what they gave in order.
   const pieces = { ...form, accumulate: false };
-  const kernel = kernelOf("rowSum", program, pieces, () => rowSumKernel(program, pieces));
-  const sum = cpu.scratch(4 * plan!.rows, (address) => {
-    cpu.kernels.run(kernel, { ...values, out: address, so: 1 }, plan!.rows, rowChunk(plan!.columns));
-    return cpu.memory.f32(address, plan!.rows).reduce((a, b) => a + b, 0);
-  });
+  const kernel = kernelOf(`${kind}Rows`, program, pieces, () => rowKernel(kind, program, pieces));
+  const join = { sum: (a: number, b: number) => a + b, max: Math.max, min: Math.min }[kind];
   const place = cpu.array(out);
-  place[out.offset] = sum + (accumulate ? place[out.offset]! : 0);
+  const joined = cpu.scratch(4 * plan!.rows, (address) => {
+    cpu.kernels.run(kernel, { ...values, out: address, so: 1 }, plan!.rows, rowChunk(plan!.columns));
+    return cpu.memory.f32(address, plan!.rows).reduce((a, b) => join(a, b));
+  });
+  place[out.offset] = accumulate ? join(joined, place[out.offset]!) : joined;
   return true;
 }

@@ -19,7 +19,7 @@ import { gemm, gemmWorkspaceBytes, packA, packATransposed, planGemm } from "../k
 import { gemv } from "../kernels/gemv.ts";
 import { rmsNormBackwardKernel, rmsNormKernel, rmsNormWeightGradKernel } from "../kernels/norm.ts";
 import { DROPOUT_WORDS, writeDropout } from "../kernels/philox.ts";
-import { columnKernel, rowSumKernel } from "../kernels/reduce.ts";
+import { columnKernel, rowKernel } from "../kernels/reduce.ts";
 import { ropeKernel } from "../kernels/rope.ts";
 import { avx2, avx512, fill, type Machine, type Memory, toBf16 } from "../kernels/testing.ts";
 import { exp, log, tanh } from "../kernels/vector-math.ts";
@@ -127,7 +127,11 @@ CLOSE.attention = (machine) => {
   };
   const output = { out: out.address, outRow: heads * size, outHead: size };
   const forward = workspace(machine, attentionWorkspaceBytes(machine.target, size));
-  machine.compile(attention)({ ...common, ...output, lse: lse.address, items: items.address, ...forward }, 0, 4);
+  machine.compile(attention)(
+    { ...common, ...output, lse: lse.address, items: items.address, keyRows: 0, ...forward },
+    0,
+    4,
+  );
   const backward = {
     ...{ ...common, grad: grad.address, gradRow: heads * size, gradHead: size, lse: lse.address },
     ...{ delta: delta.address, ...workspace(machine, attentionBackwardWorkspaceBytes(machine.target, size)) },
@@ -213,7 +217,7 @@ const both = [
 const elementwise = (["f32", "bf16"] as const).map((out) =>
   elementwiseKernel(silu, { inputs: both, out, accumulate: false }),
 );
-const rowSum = rowSumKernel(product, { inputs: both, accumulate: true });
+const rowSum = rowKernel("sum", product, { inputs: both, accumulate: true });
 const columns = (["sum", "max", "min"] as const).map((kind) =>
   columnKernel(kind, product, { inputs: both, accumulate: false }),
 );

@@ -27,11 +27,22 @@ type Given = Readonly<Record<string, unknown>>;
 const parameters = (program: Program, given: Given) =>
   Array.from({ length: program.params }, (_, i) => (given[`p${i}`] as F32).splat());
 
+const START = { sum: 0, max: Number.NEGATIVE_INFINITY, min: Number.POSITIVE_INFINITY } as const;
+
+const JOIN: { readonly [K in ReduceKind]: (a: VF, b: VF) => VF } = {
+  sum: (a, b) => a.add(b),
+  max: maxNaN,
+  min: minNaN,
+};
+
+/** The lesser (greater) of two, whichever is a NaN being left out: who calls this looks for them. */
+const numbersOnly = { max: (a: VF, b: VF) => a.max(b), min: (a: VF, b: VF) => a.min(b) };
+
 /**
- * out[row · so] = Σ over a row of the program. Items are rows of `columns` elements, `total` in all; `ones` points to as
+ * out[row · so] = the program joined over a row. Items are rows of `columns` elements, `total` in all; `ones` points to as
  * many f32 ones as a vector has lanes.
  */
-export function rowSumKernel(program: Program, form: Form): Kernel {
+export function rowKernel(kind: ReduceKind, program: Program, form: Form): Kernel {
   const args = {
     columns: "index",
     total: "index",
@@ -40,7 +51,7 @@ export function rowSumKernel(program: Program, form: Form): Kernel {
     ones: "f32*",
     ...programArguments(program, form),
   } as const;
-  return defineKernel("rowSum", args as Record<string, ArgumentType>, (k: Builder, given: Given) => {
+  return defineKernel(`${kind}Rows`, args as Record<string, ArgumentType>, (k: Builder, given: Given) => {
     const params = parameters(program, given);
     k.loop({ from: k.begin, to: k.end }, (row) => {
       const columns = given.columns as Index;
@@ -50,15 +61,27 @@ export function rowSumKernel(program: Program, form: Form): Kernel {
         return repeated ? pointer.broadcast() : pointer;
       });
       const ones = (given.ones as Pointer).fixed();
-      const sum = k.variable(k.zero());
+      const joined = k.variable(k.vector(START[kind]));
+      const odd = kind === "sum" ? undefined : k.variable(k.zero());
       generatedVectors(k, n, (i, count) => {
         const loaded = inputs.map((input) => (input instanceof Pointer ? input.at(i).load(count) : input));
-        const value = evaluate(k, program.root, loaded, params);
-        // The program of a lane beyond the end need not be 0.
-        sum.set(sum.add(count ? ones.load(count).compare("ne", 0).select(value, k.zero()) : value));
+        const result = evaluate(k, program.root, loaded, params);
+        // The program of a lane beyond the end need not be what leaves the rest as it is.
+        const value = count ? ones.load(count).compare("ne", 0).select(result, k.vector(START[kind])) : result;
+        joined.set(kind === "sum" ? joined.add(value) : numbersOnly[kind](value, joined));
+        // A lane that has met a NaN keeps it.
+        odd?.set(value.compare("ne", value).select(value, odd));
       });
       const place = (given.out as Pointer).at(row.mul(given.so as Index)).fixed();
-      place.store(form.accumulate ? place.loadF32().add(sum.sum()) : sum.sum());
+      if (odd === undefined) {
+        place.store(form.accumulate ? place.loadF32().add(joined.sum()) : joined.sum());
+        return;
+      }
+      const best = kind === "max" ? joined.maximum() : joined.neg().maximum().splat().neg().first();
+      // Zeros, unless a lane has a NaN.
+      const nan = odd.sum().splat();
+      const whole = nan.compare("ne", nan).select(nan, best.splat());
+      place.store((form.accumulate ? JOIN[kind](place.broadcast(), whole) : whole).first());
     });
   });
 }
@@ -69,8 +92,7 @@ export function rowSumKernel(program: Program, form: Form): Kernel {
  */
 export function columnKernel(kind: ReduceKind, program: Program, form: Form): Kernel {
   const args = { n: "index", rows: "index", out: "f32*", ...programArguments(program, form) } as const;
-  const join: (a: VF, b: VF) => VF = { sum: (a: VF, b: VF) => a.add(b), max: maxNaN, min: minNaN }[kind];
-  const start = { sum: 0, max: Number.NEGATIVE_INFINITY, min: Number.POSITIVE_INFINITY }[kind];
+  const [join, start] = [JOIN[kind], START[kind]];
   return defineKernel(`${kind}Columns`, args as Record<string, ArgumentType>, (k: Builder, given: Given) => {
     const params = parameters(program, given);
     k.loop({ from: k.begin, to: k.end }, (item) => {
