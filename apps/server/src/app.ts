@@ -14,11 +14,15 @@ import { errorStyleOf, showError } from "./http/show-error.ts";
 import { Metrics } from "./metrics.ts";
 import { Models } from "./models.ts";
 import { chatPage } from "./page.ts";
+import { adapterRoutes } from "./routes/adapters.ts";
 import { chatRoute } from "./routes/chat.ts";
+import { conversationRoutes, recallFrom } from "./routes/conversations.ts";
 import { healthRoutes } from "./routes/health.ts";
+import { ollamaRoutes } from "./routes/ollama/index.ts";
 import { openaiRoutes } from "./routes/openai/index.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
 import type { Service } from "./service.ts";
+import { Conversations } from "./store/conversations.ts";
 
 export interface AppOptions {
   /** What answers. */
@@ -130,10 +134,14 @@ export function createApp(options: AppOptions): App {
     return c.html(page.html);
   });
   healthRoutes(app, service, admitted);
-  chatRoute(app, service, () => {
-    throw new ApiError("invalid_request", "this server keeps no conversations", { param: "conversation" });
-  });
+  const store = config.conversations
+    ? new Conversations(config.conversations, { days: config.conversationDays })
+    : undefined;
+  chatRoute(app, service, recallFrom(store));
   openaiRoutes(app, service);
+  ollamaRoutes(app, service);
+  adapterRoutes(app, service);
+  if (store) conversationRoutes(app, store);
   tokenRoutes(app, service);
   const document = app.getOpenAPI31Document({
     openapi: "3.1.0",
@@ -162,7 +170,10 @@ export function createApp(options: AppOptions): App {
       if (peer) peers.set(request, peer);
       return app.fetch(request);
     },
-    drain: (graceMs = config.drainSeconds * 1000) => answers.drain(graceMs),
+    async drain(graceMs = config.drainSeconds * 1000) {
+      await answers.drain(graceMs);
+      store?.close();
+    },
     document,
   };
 }

@@ -11,6 +11,7 @@ export {
 } from "./config/schema.ts";
 export { Engine, EngineError, type StartOptions } from "./engine/engine.ts";
 export type { AdapterSource, EngineOptions } from "./engine/protocol.ts";
+export { AdapterReloader } from "./engine/reload.ts";
 export { ApiError, type ErrorType } from "./errors.ts";
 export { hashOfKey } from "./http/auth.ts";
 export { DEFAULT_LIMITS, type Limits } from "./limits.ts";

@@ -32,6 +32,19 @@ export class Models {
     return meant === this.#backend.model ? null : meant;
   }
 
+  /** Checks that a name is the base model's, for what adapters cannot do. @throws ApiError */
+  baseOnly(name: string, client: Client): void {
+    if (this.ofModel(name, client) === null) return;
+    throw new ApiError(
+      "invalid_request",
+      `model must be ${quoted([this.#backend.model])}: vectors are the base model's`,
+      {
+        param: "model",
+        code: "unsupported_value",
+      },
+    );
+  }
+
   /** The adapter of that name, as `/chat` names it: null is the base model. @throws ApiError "not_found", "forbidden" */
   ofAdapter(name: string | null, client: Client): string | null {
     if (name !== null && !this.#isAdapter(name)) {

@@ -2,13 +2,8 @@ import { baseMismatch, type Lora, loadAdapter, type PromptFormat, promptFormat, 
 import type { QwenModel } from "@tslm/qwen";
 import type { AdapterInfo } from "../backend.ts";
 import { ApiError } from "../errors.ts";
+import type { HostedEngine } from "./host.ts";
 import type { AdapterSource } from "./protocol.ts";
-
-/** Where adapters are put to answer. */
-export interface AdapterHost {
-  addAdapter(key: string, lora: Lora, scale: number): void;
-  removeAdapter(key: string): void;
-}
 
 /** One version of an adapter. */
 interface Version {
@@ -38,7 +33,7 @@ export interface UsedAdapter {
 export class Adapters {
   readonly #model: QwenModel;
   readonly #baseName: string;
-  readonly #host: AdapterHost;
+  readonly #host: Pick<HostedEngine, "addAdapter" | "removeAdapter">;
   readonly #onWarning: (message: string) => void;
   readonly #onChange: () => void;
   readonly #current = new Map<string, Version>();
@@ -48,7 +43,7 @@ export class Adapters {
   constructor(options: {
     model: QwenModel;
     baseName: string;
-    host: AdapterHost;
+    host: Pick<HostedEngine, "addAdapter" | "removeAdapter">;
     onWarning: (message: string) => void;
     onChange: () => void;
   }) {
@@ -136,9 +131,9 @@ export class Adapters {
   #retire(version: Version): void {
     version.isReplaced = true;
     if (version.running > 0) return;
-    this.#host.removeAdapter(version.key);
-    version.lora.remove();
     this.#all.delete(version as Version & { name: string });
+    // Answers that were cancelled go through it once more.
+    void this.#host.removeAdapter(version.key).then(() => version.lora.remove());
   }
 
   #infoOf(name: string, { number, scale, lora }: Version): AdapterInfo {

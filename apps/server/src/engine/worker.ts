@@ -1,6 +1,6 @@
 // The engine's own thread: loads a model and its adapters and answers; HTTP stays awake on the main thread meanwhile.
 import { parentPort, workerData } from "node:worker_threads";
-import { Qwen } from "@tslm/qwen";
+import { type LoadedQwen, Qwen } from "@tslm/qwen";
 import { createDevice, type Device, setDefaultDevice } from "@tslm/tensor";
 import type { AnswerRequest, ModelInfo } from "../backend.ts";
 import { ApiError } from "../errors.ts";
@@ -27,7 +27,7 @@ function sendable(error: unknown): SentError {
 }
 
 interface Loaded {
-  readonly qwen: Qwen;
+  readonly qwen: LoadedQwen;
   readonly device: Device;
   readonly engine: HostedEngine;
   readonly adapters: Adapters;
@@ -51,15 +51,19 @@ async function load(options: EngineOptions): Promise<Loaded> {
   });
   for (const source of options.adapters) await adapters.load(source);
   isReady = true;
-  return { qwen, device, engine, adapters, info: infoOf(qwen, options) };
+  return { qwen, device, engine, adapters, info: infoOf(qwen, engine, options) };
 }
 
-function infoOf({ config, generationConfig, tokenizer, model, device }: Qwen, { quantize }: EngineOptions): ModelInfo {
+function infoOf(
+  { config, generationConfig, tokenizer, model, device }: LoadedQwen,
+  { contextLength }: HostedEngine,
+  { quantize }: EngineOptions,
+): ModelInfo {
   const { doSample, temperature, topK, topP, minP, repetitionPenalty } = generationConfig;
   const parameters = [...model.namedParameters()].reduce((sum, [, t]) => sum + t.shape.reduce((a, b) => a * b, 1), 0);
   return {
     device: { ...device.info },
-    contextLength: config.maxPositionEmbeddings,
+    contextLength,
     vocabularySize: tokenizer.size,
     parameters,
     layers: config.numHiddenLayers,
@@ -78,7 +82,7 @@ function serveRequests({ qwen, device, engine, adapters }: Loaded, stats: Shared
     tokenizer,
     prompts,
     adapters,
-    positions: qwen.config.maxPositionEmbeddings,
+    positions: engine.contextLength,
     constraint: constraintMaker(qwen),
   };
   const running = new Map<number, AbortController>();

@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { type Command, Option } from "@commander-js/extra-typings";
 import {
+  AdapterReloader,
   CONTEXT_POLICIES,
   ConfigError,
   createApp,
@@ -52,6 +53,9 @@ export function serve(context: Context) {
       const server = listen({ app, port: config.port, host: config.host });
       try {
         await engine.ready;
+        if (config.adapterReloadSeconds > 0) {
+          new AdapterReloader(engine, { seconds: config.adapterReloadSeconds, logger });
+        }
         terminal.say(`Serving ${engine.model}${names.length > 0 ? ` with ${names.join(", ")}` : ""} at ${server.url}`);
         terminal.say(
           "Open it in a browser to chat, or POST to /chat. Ctrl-C ends it when the answers that run are complete.",

@@ -19,16 +19,7 @@ export function embeddings(app: Router, service: Service): void {
       errors: [404],
     },
     async (c, body) => {
-      if (models.ofModel(body.model, c.get("client")) !== null) {
-        throw new ApiError(
-          "invalid_request",
-          `model must be ${JSON.stringify(service.backend.model)}: vectors are the base model's`,
-          {
-            param: "model",
-            code: "unsupported_value",
-          },
-        );
-      }
+      models.baseOnly(body.model, c.get("client"));
       const { hiddenSize } = service.backend.info;
       if (body.dimensions != null && body.dimensions !== hiddenSize) {
         throw new ApiError("invalid_request", `dimensions must be ${hiddenSize}; this model's vectors cannot be cut`, {

@@ -1,0 +1,152 @@
+import { z } from "@hono/zod-openapi";
+import type { Answer, AnswerEnd } from "../../answers.ts";
+import type { AnswerRequest, ConstraintSpec } from "../../backend.ts";
+import type { Context } from "../../env.ts";
+import type { ApiError } from "../../errors.ts";
+import { showError } from "../../http/show-error.ts";
+import { jsonLines } from "../../http/stream.ts";
+import type { Service } from "../../service.ts";
+import { type Said, ToolCallParser } from "../../tools/parser.ts";
+import type { OllamaChatBody, OllamaOptions } from "./schemas.ts";
+
+/** Ollama gives every name a tag. */
+export const untagged = (name: string): string => name.replace(/:latest$/, "");
+
+type Common = Pick<OllamaChatBody, "options" | "format" | "context_policy">;
+
+/** What chats and generations ask alike. */
+export function commonRequest(
+  body: Common,
+  { config, limits, backend }: Service,
+): Omit<AnswerRequest, "prompt" | "adapter"> {
+  const options: OllamaOptions = body.options ?? {};
+  const { sampling } = backend.info;
+  const predict = options.num_predict ?? -1;
+  const stop = options.stop === undefined ? [] : [options.stop].flat();
+  return {
+    sampling: {
+      temperature: options.temperature ?? sampling.temperature,
+      topP: options.top_p ?? sampling.topP,
+      topK: options.top_k ?? sampling.topK,
+      minP: options.min_p ?? sampling.minP,
+      typicalP: options.typical_p,
+      repetitionPenalty: options.repeat_penalty ?? sampling.repetitionPenalty,
+      presencePenalty: options.presence_penalty,
+      frequencyPenalty: options.frequency_penalty,
+      seed: options.seed === undefined ? undefined : options.seed < 0 ? options.seed + 2 ** 53 : options.seed,
+    },
+    // Below 0 is as many as there is room for.
+    maxTokens: predict > 0 ? predict : limits.maxTokens,
+    stop: stop.length > 0 ? stop : undefined,
+    contextPolicy: body.context_policy ?? config.contextPolicy,
+    constraint: constraintOf(body.format),
+  };
+}
+
+function constraintOf(format: Common["format"]): ConstraintSpec | undefined {
+  if (format == null || format === "") return undefined;
+  return format === "json" ? { kind: "json" } : { kind: "schema", schema: format };
+}
+
+/** How the pieces of an answer are told. */
+export interface Telling {
+  readonly model: string;
+  readonly withTools: boolean;
+  /** The fields that hold what was said. */
+  readonly said: (text: string, calls: readonly Extract<Said, { call: unknown }>["call"][]) => object;
+}
+
+const NS = 1e6;
+
+/** A JSON object an event, the last with how it ended and how long it took. */
+export async function* tellings(
+  answer: Answer,
+  { model, withTools, said }: Telling,
+): AsyncGenerator<Record<string, unknown>> {
+  const parser = withTools ? new ToolCallParser() : undefined;
+  const head = () => ({ model, created_at: new Date().toISOString() });
+  for await (const part of answer.parts) {
+    const things: Said[] = [];
+    if (part.kind === "piece") things.push(...(parser ? parser.push(part.text) : [{ text: part.text }]));
+    else things.push(...(parser?.end() ?? []));
+    for (const thing of things) {
+      if ("call" in thing) yield { ...head(), ...said("", [thing.call]), done: false };
+      else if (thing.text !== "") yield { ...head(), ...said(thing.text, []), done: false };
+    }
+    if (part.kind === "end") yield { ...head(), ...said("", []), done: true, ...endOf(answer, part) };
+  }
+}
+
+function endOf({ start }: Answer, { finishReason, usage }: AnswerEnd) {
+  return {
+    done_reason: finishReason === "stop" ? "stop" : "length",
+    total_duration: Math.round(usage.totalMs * NS),
+    load_duration: 0,
+    prompt_eval_count: start.promptTokens,
+    prompt_eval_duration: Math.round(Math.max(0, usage.firstTokenMs - usage.queuedMs) * NS),
+    eval_count: usage.completionTokens,
+    eval_duration: Math.round(Math.max(0, usage.totalMs - usage.firstTokenMs) * NS),
+    ...(start.droppedTokens > 0 && { dropped_tokens: start.droppedTokens }),
+  };
+}
+
+/** Ollama streams unless it is told not to. */
+export async function answerAs(
+  c: Context,
+  service: Service,
+  request: AnswerRequest,
+  stream: boolean,
+  telling: Telling,
+): Promise<Response> {
+  const answer = await service.answers.begin(c, request);
+  c.get("outcome").model = request.adapter;
+  const events = tellings(answer, telling);
+  if (stream) {
+    return service.answers.stream(c, answer, jsonLines(events), {
+      contentType: "application/x-ndjson",
+      showError: (error: ApiError) => `${JSON.stringify(showError(error, "ollama").body)}\n`,
+    });
+  }
+  const whole: Record<string, unknown>[] = [];
+  for await (const event of events) whole.push(event);
+  return c.json(joined(whole));
+}
+
+/** All events in one: texts one behind the other, calls together. */
+function joined(events: readonly Record<string, unknown>[]): Record<string, unknown> {
+  const last = { ...events.at(-1) };
+  if ("response" in last) return { ...last, response: events.map(({ response }) => response).join("") };
+  const messages = events.map(({ message }) => message as { content: string; tool_calls?: unknown[] });
+  const calls = messages.flatMap(({ tool_calls = [] }) => tool_calls);
+  const content = messages.map((message) => message.content).join("");
+  return { ...last, message: { role: "assistant", content, ...(calls.length > 0 && { tool_calls: calls }) } };
+}
+
+const end = {
+  done: z.boolean(),
+  done_reason: z.string().optional(),
+  total_duration: z.int().optional(),
+  load_duration: z.int().optional(),
+  prompt_eval_count: z.int().optional(),
+  prompt_eval_duration: z.int().optional(),
+  eval_count: z.int().optional(),
+  eval_duration: z.int().optional(),
+  dropped_tokens: z.int().optional(),
+};
+export const chatAnswer = z
+  .object({
+    model: z.string(),
+    created_at: z.string(),
+    message: z.object({
+      role: z.literal("assistant"),
+      content: z.string(),
+      tool_calls: z
+        .array(z.object({ function: z.object({ name: z.string(), arguments: z.record(z.string(), z.unknown()) }) }))
+        .optional(),
+    }),
+    ...end,
+  })
+  .openapi("OllamaChatAnswer");
+export const generateAnswer = z
+  .object({ model: z.string(), created_at: z.string(), response: z.string(), ...end })
+  .openapi("OllamaGenerateAnswer");
