@@ -1,7 +1,9 @@
 // Every op of the registry: its gradient against central differences in f64. An op without a case does not compile.
-import { describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { numbers } from "../devices/conformance/harness.ts";
-import { type DType, scope, Tensor } from "../index.ts";
+import type { Device } from "../devices/device.ts";
+import { gpuHere } from "../devices/gpu/testing.ts";
+import { type DType, reference, scope, setDefaultDevice, Tensor } from "../index.ts";
 import { isContiguous, type Shape, sizeOf } from "../shape.ts";
 import * as ops from "./index.ts";
 import { type OpName, registry } from "./index.ts";
@@ -156,7 +158,9 @@ function scattered(shape: Shape, dim: number, indexShape: Shape, index: number[]
 }
 
 const i32 = (values: number[], shape: Shape = [values.length]): Tensor => Tensor.from(values, shape, { dtype: "i32" });
-const f64 = (values: number[]): Tensor => Tensor.from(values, [values.length], { dtype: "f64" });
+/** f64 but on a device that has none. */
+let floating: DType = "f64";
+const f64 = (values: number[]): Tensor => Tensor.from(values, [values.length], { dtype: floating });
 const nothing = (): undefined => undefined;
 
 const CASES: Cases = {
@@ -286,6 +290,7 @@ const CASES: Cases = {
   huber: scalar("distinct", [0.3]),
   xlogx: unary("positive"),
   root: unary("positive"),
+  absPow: scalar("nonzero", [2.5]),
   softmax: softmaxCases(),
   logSoftmax: softmaxCases(),
   cumsum: of(
@@ -923,6 +928,83 @@ describe("gradients agree with central differences", () => {
     test(`composed: ${name}`, async () => {
       for (const inputs of cases) for (const arrangement of ARRANGEMENTS) await check(run, inputs, arrangement);
     });
+  }
+});
+
+/** Numbers of f32, and sums of a few of them. */
+const NEAR = 2e-5;
+
+/** The result of an op and its gradients on the default device, of `floating` numbers. */
+async function resultsOf(
+  run: () => (...x: Tensor[]) => Tensor,
+  inputs: readonly Input[],
+  values: readonly (readonly number[])[],
+  arrangement: Arrangement,
+): Promise<number[][]> {
+  const leaves = inputs.map((input, i) => {
+    const given = "values" in input ? input.dtype : undefined;
+    return leaf(values[i], input.shape, given && given !== "f64" ? given : floating, arrangement);
+  });
+  leaves.forEach((t, i) => {
+    t.requiresGrad = "domain" in inputs[i];
+  });
+  const out = run()(...leaves);
+  const weights = Array.from({ length: out.size }, (_, i) => 0.5 + (i % 5) / 4);
+  out.backward(Tensor.from(weights, out.shape, { dtype: floating }));
+  const grads = leaves.map((t) => t.grad).filter((grad) => grad !== undefined);
+  return Promise.all([out, ...grads].map(async (t) => [...(await t.data())]));
+}
+
+const { missing, open } = await gpuHere();
+if (missing) test.skip(`results and gradients on gpu (${missing})`, () => {});
+describe.skipIf(missing !== undefined)("results and gradients on gpu are those of the reference", () => {
+  let gpu: Device;
+  beforeAll(async () => {
+    gpu = await open();
+  });
+  afterAll(() => gpu?.dispose());
+
+  const compare = async (run: () => (...x: Tensor[]) => Tensor, inputs: readonly Input[], arrangement: Arrangement) => {
+    const values = draw(inputs);
+    const want = await resultsOf(run, inputs, values, arrangement);
+    setDefaultDevice(gpu);
+    floating = "f32";
+    try {
+      const got = await resultsOf(run, inputs, values, arrangement);
+      expect(got.map((list) => list.length)).toEqual(want.map((list) => list.length));
+      for (const [i, list] of want.entries()) {
+        for (const [j, w] of list.entries()) {
+          const near = Number.isFinite(w)
+            ? Math.abs(got[i][j] - w) <= NEAR * (1 + Math.abs(w))
+            : Object.is(got[i][j], w);
+          if (!near) throw new Error(`${i === 0 ? "result" : `gradient ${i}`}, element ${j}: ${got[i][j]}, not ${w}`);
+        }
+      }
+    } finally {
+      floating = "f64";
+      setDefaultDevice(reference);
+    }
+  };
+  for (const name of Object.keys(registry) as OpName[]) {
+    const cases = CASES[name];
+    // A cast to f64 is for the reference alone.
+    if (cases === "none" || name === "cast") continue;
+    test(name, async () => {
+      const op = registry[name] as Op<unknown>;
+      for (const [i, { inputs, args }] of (cases as readonly Case<unknown>[]).entries()) {
+        // Everything that args() makes lives on the device of the moment.
+        const run = () => {
+          const fixed = args();
+          return (...x: Tensor[]) => apply(op, x, fixed);
+        };
+        await compare(run, inputs, ARRANGEMENTS[i % ARRANGEMENTS.length]);
+      }
+    }, 60_000);
+  }
+  for (const [name, run, cases] of COMPOSED) {
+    test(`composed: ${name}`, async () => {
+      for (const inputs of cases) await compare(() => run, inputs, "dense");
+    }, 60_000);
   }
 });
 

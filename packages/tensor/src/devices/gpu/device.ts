@@ -21,7 +21,7 @@ import { type AdapterInfo, closeGpu, type Gpu, openGpu } from "./adapter.ts";
 import type { Block } from "./buffers.ts";
 import type { GpuContext } from "./context.ts";
 import { linearCrossEntropy } from "./cross-entropy.ts";
-import { elementwise } from "./elementwise.ts";
+import { close, elementwise } from "./elementwise.ts";
 import { lowRank, lowRankBackward } from "./low-rank.ts";
 import { rmsNorm, rmsNormBackward } from "./norm.ts";
 import { dropout, random } from "./random.ts";
@@ -151,7 +151,9 @@ export class GpuDevice implements Device {
     rope(this.context, x, positions, frequencies, inverse, out);
   }
   attention(q: View, k: View, v: View, options: AttentionOptions, out: View, lse: View | undefined): void {
-    attention(this.context, this.#tiling, q, k, v, options, out, lse);
+    close(this.context, [q, k, v], ([q, k, v]) => {
+      attention(this.context, this.#tiling, q, k, v, options, out, lse);
+    });
   }
   attentionBackward(
     grad: View,
@@ -165,7 +167,9 @@ export class GpuDevice implements Device {
     gradK: View,
     gradV: View,
   ): void {
-    attentionBackward(this.context, this.#tiling, grad, q, k, v, out, lse, options, gradQ, gradK, gradV);
+    close(this.context, [grad, q, k, v, out], ([grad, q, k, v, out]) => {
+      attentionBackward(this.context, this.#tiling, grad, q, k, v, out, lse, options, gradQ, gradK, gradV);
+    });
   }
   linearCrossEntropy(args: LinearCrossEntropyArgs): void {
     linearCrossEntropy(this.context, this.#tiling, args);

@@ -1,7 +1,7 @@
 // Elementwise programs: one kernel for a fused chain, over any strides and element types.
 import type { DType } from "../../dtype.ts";
 import type { Expr } from "../../expr/expr.ts";
-import type { Program } from "../../expr/program.ts";
+import { IDENTITY, type Program } from "../../expr/program.ts";
 import { sizeOf } from "../../shape.ts";
 import { coalesce } from "../cpu/iteration.ts";
 import type { View } from "../device.ts";
@@ -9,6 +9,7 @@ import type { Binding, GpuContext, KernelSource, Word } from "./context.ts";
 import { isWhole, Translation } from "./expression.ts";
 import { fused } from "./fused.ts";
 import { eachItem, ITEMS, libraryFor, load, parameters, slot, storages, store, written } from "./shader.ts";
+import { type Temporary, temporary } from "./wgsl/views.ts";
 
 /** Where an expression's values go. */
 export interface Output {
@@ -211,4 +212,18 @@ export function elementwise(
 ): void {
   if (!accumulate && fused(gpu, program, params, inputs, out)) return;
   map(gpu, "elementwise", params, inputs, [{ root: program.root, view: out, accumulate }]);
+}
+
+/** Runs `body` with inputs whose last dimension lies closely: where one does not, a copy is made for the time. */
+export function close(gpu: GpuContext, inputs: readonly View[], body: (inputs: readonly View[]) => void): void {
+  const copies: Temporary[] = [];
+  const moved = inputs.map((view) => {
+    if (view.strides.at(-1) === 1 || view.shape.at(-1) === 1 || sizeOf(view.shape) === 0) return view;
+    const copy = temporary(gpu, view.shape);
+    copies.push(copy);
+    elementwise(gpu, IDENTITY, [], [view], copy.view);
+    return copy.view;
+  });
+  body(moved);
+  for (const copy of copies) copy.free();
 }
