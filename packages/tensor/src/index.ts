@@ -49,6 +49,9 @@ export { defaultDevice, reference, setDefaultDevice } from "./devices/registry.t
 export { BLOCKS, type BlockType, BYTES, type DType, type ElementType, fromBf16, isBlocks, toBf16 } from "./dtype.ts";
 export { DeviceError, DTypeError, FormatError, GradientError, IndexError, ShapeError, TensorError } from "./errors.ts";
 export { constant, type Expr, select } from "./expr/expr.ts";
+export type { FormatOptions } from "./format.ts";
+export { type GradCheckOptions, gradCheck } from "./grad-check.ts";
+export { type InitOptions, type InitProgress, init } from "./init.ts";
 export {
   type GgufEntry,
   GgufFile,
@@ -59,6 +62,8 @@ export {
   serializeGguf,
   writeGguf,
 } from "./io/gguf.ts";
+export { type NpyOptions, parseNpy, readNpy, serializeNpy, writeNpy } from "./io/npy.ts";
+export { type NpzOptions, parseNpz, readNpz, serializeNpz, writeNpz } from "./io/npz.ts";
 export {
   openSafetensors,
   parseSafetensors,
@@ -68,9 +73,26 @@ export {
   writeSafetensors,
 } from "./io/safetensors.ts";
 export { fitsBlocks, STORED_TYPES, type StoredType, storedBytes, type TensorSource } from "./io/source.ts";
-export { type MemoryCount, memory, resetPeakMemory, scope } from "./memory.ts";
-export { Dropout, Embedding, Linear, parameter, RMSNorm, uniform } from "./nn/layers.ts";
-export { Module } from "./nn/module.ts";
+export { type MemoryCount, memory, type OpenScope, openScope, resetPeakMemory, scope } from "./memory.ts";
+export { ELU, Flatten, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh } from "./nn/activations.ts";
+export { MultiheadAttention, type MultiheadOptions } from "./nn/attention.ts";
+export { AvgPool2d, Conv1d, Conv2d, type ConvInitOptions, MaxPool2d } from "./nn/conv.ts";
+export {
+  gain,
+  type KaimingOptions,
+  kaimingNormal,
+  kaimingUniform,
+  type Nonlinearity,
+  normal,
+  uniform,
+  type XavierOptions,
+  xavierNormal,
+  xavierUniform,
+} from "./nn/init.ts";
+export { Dropout, Embedding, Linear, parameter, RMSNorm } from "./nn/layers.ts";
+export { Module, type StateDifference } from "./nn/module.ts";
+export { BatchNorm, GroupNorm, LayerNorm, type NormInitOptions } from "./nn/norm.ts";
+export { type Layer, Sequential } from "./nn/sequential.ts";
 export { elementwise } from "./ops/elementwise.ts";
 export {
   type AvgPoolOptions,
@@ -97,6 +119,8 @@ export {
   type ClassLossOptions,
   type ConvOptions,
   type CrossEntropyOptions,
+  type CustomContext,
+  type CustomRule,
   cast,
   cat,
   cdist,
@@ -113,6 +137,7 @@ export {
   crossEntropy,
   cumprod,
   cumsum,
+  customOp,
   diag,
   diagonal,
   div,
@@ -260,9 +285,13 @@ export {
   where,
 } from "./ops/index.ts";
 export { apply, Context, defineOp, type Op, type ResultType } from "./ops/op.ts";
+export { Adam } from "./optim/adam.ts";
 export { AdamW, type AdamWOptions } from "./optim/adamw.ts";
 export { clipGradNorm } from "./optim/clip.ts";
+export { Lion, type LionOptions } from "./optim/lion.ts";
+export { Optimizer, type OptimizerOptions } from "./optim/optimizer.ts";
 export { SCHEDULES, type Schedule, type ScheduleName, type ScheduleOptions, schedule } from "./optim/schedule.ts";
+export { SGD, type SGDOptions } from "./optim/sgd.ts";
 export { QUANTIZABLE, type QuantizableType } from "./quantized/encode.ts";
 export type { Shape } from "./shape.ts";
 export { type Nested, Tensor, type TensorOptions } from "./tensor.ts";

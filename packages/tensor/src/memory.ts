@@ -112,6 +112,13 @@ class Scope {
     made.previous = undefined;
     made.next = undefined;
   }
+
+  free(): void {
+    for (let made = this.first; made; made = this.first) {
+      this.remove(made);
+      made.dispose();
+    }
+  }
 }
 
 let current: Scope | undefined;
@@ -156,9 +163,53 @@ export function scope<T>(body: () => T): T {
     return result;
   } finally {
     current = inner.outer;
-    for (let made = inner.first; made; made = inner.first) {
-      inner.remove(made);
-      made.dispose();
-    }
+    inner.free();
   }
+}
+
+/** A scope that ends with its block; see {@link openScope}. */
+export interface OpenScope extends Disposable {
+  /** Hands a tensor on to the enclosing scope, or out of all scopes. */
+  keep<T extends Tracked>(made: T): T;
+  /** Frees what was made since the scope was opened. Safe to call twice. */
+  end(): void;
+}
+
+/**
+ * {@link scope} for `using`: tensors made from here on are freed where the block ends, except those handed on with `keep`.
+ * As there, nothing is awaited in between: what other tasks make meanwhile would be freed with it.
+ *
+ * @example
+ * function loss() {
+ *   using memory = openScope();
+ *   return memory.keep(mseLoss(model.forward(x), y));
+ * }
+ */
+export function openScope(): OpenScope {
+  const inner = new Scope(current);
+  current = inner;
+  let open = true;
+  const end = (): void => {
+    if (!open) return;
+    open = false;
+    if (isOpen(inner)) {
+      // Scopes opened inside and not ended end here too.
+      for (let at = current; at && at !== inner; at = at.outer) at.free();
+      current = inner.outer;
+    }
+    inner.free();
+  };
+  return {
+    keep(made) {
+      handOver(made, inner);
+      return made;
+    },
+    end,
+    [Symbol.dispose]: end,
+  };
+}
+
+function isOpen(wanted: Scope): boolean {
+  for (let at = current; at; at = at.outer) if (at === wanted) return true;
+  return false;
 }

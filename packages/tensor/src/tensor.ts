@@ -3,7 +3,7 @@ import type { Device, View } from "./devices/device.ts";
 import { defaultDevice } from "./devices/registry.ts";
 import { BLOCKS, BYTES, type DType, fromBf16, isBlocks, isFloating, toBf16, typedArray } from "./dtype.ts";
 import { DTypeError, GradientError, ShapeError, TensorError } from "./errors.ts";
-import { formatTensor } from "./format.ts";
+import { type FormatOptions, formatTensor } from "./format.ts";
 import { Storage, type Tracked, track, untrack } from "./memory.ts";
 import * as ops from "./ops/index.ts";
 import { decodeBlocks } from "./quantized/decode.ts";
@@ -577,8 +577,8 @@ export class Tensor implements View, Tracked {
   }
 
   /** The values as PyTorch prints them: `tensor([[1.0000, 0.5000]])`; only the ends of large ones. Waits for the device. */
-  async format(): Promise<string> {
-    return formatTensor(await this.data(), this.shape, this.dtype);
+  async format(options?: FormatOptions): Promise<string> {
+    return formatTensor(await this.data(), this.shape, this.dtype, options);
   }
   /** What the tensor is, without its values, which only {@link format} can wait for. */
   toString(): string {

@@ -1,10 +1,10 @@
-import { files } from "#files";
 import type { Device } from "../devices/device.ts";
 import { defaultDevice } from "../devices/registry.ts";
 import { BYTES, type DType, type ElementType, isBlocks } from "../dtype.ts";
-import { DTypeError, FormatError, TensorError } from "../errors.ts";
+import { DTypeError, FormatError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
-import type { ByteSource, FileSystem } from "./files.ts";
+import { fileSystem } from "./file-system.ts";
+import type { ByteSource } from "./files.ts";
 import { widenHalves } from "./halves.ts";
 import {
   fail,
@@ -89,11 +89,6 @@ export class SafetensorsFile {
   [Symbol.dispose](): void {
     this.close();
   }
-}
-
-function fileSystem(op: string, instead: string): FileSystem {
-  if (!files) throw new TensorError(op, `a browser has no files; ${instead}`);
-  return files;
 }
 
 /**

@@ -1,10 +1,10 @@
 import { noGrad } from "../autograd.ts";
-import { full, type Generator, rand, randn } from "../creation.ts";
-import type { RandomKey } from "../devices/device.ts";
+import { full, type Generator, randn } from "../creation.ts";
 import { scope } from "../memory.ts";
 import { dropout, embedding, linear, rmsNorm } from "../ops/index.ts";
 import { sizeOf } from "../shape.ts";
 import type { Tensor, TensorOptions } from "../tensor.ts";
+import { uniform } from "./init.ts";
 import { Module } from "./module.ts";
 
 /** Makes a parameter that outlives the current scope. */
@@ -12,13 +12,6 @@ export function parameter(make: () => Tensor, requiresGrad = true): Tensor {
   const t = scope(() => noGrad(make)).keep();
   t.requiresGrad = requiresGrad;
   return t;
-}
-
-/** Uniform in [−bound, bound). */
-export function uniform(shape: readonly number[], bound: number, key: RandomKey, options?: TensorOptions): Tensor {
-  return rand(shape, key, options)
-    .mul(2 * bound)
-    .sub(bound);
 }
 
 /** y = x·weightᵀ + bias. Shapes: x [..., in], weight [out, in], bias [out]. PyTorch's `nn.Linear`. */

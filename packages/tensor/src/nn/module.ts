@@ -4,6 +4,12 @@ import { IDENTITY } from "../expr/program.ts";
 import { show } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 
+/** Names that only one side had; see {@link Module.loadStateDict}. */
+export interface StateDifference {
+  readonly missing: readonly string[];
+  readonly unexpected: readonly string[];
+}
+
 /**
  * A part of a model: its tensors and sub-modules are found in its own fields (also in arrays of modules), and named as
  * PyTorch names them: `layers.0.self_attn.q_proj.weight`.
@@ -30,16 +36,27 @@ export abstract class Module {
       yield* child.namedModules(prefix ? `${prefix}.${name}` : name, seen);
     }
   }
-  /** Every tensor of the model by full name. One that stands in two places (tied weights) comes once, under the first. */
-  *namedParameters(): Generator<[string, Tensor]> {
+  /** Fields whose tensors are kept beside the parameters but never trained, as running means: PyTorch's buffers. */
+  get bufferNames(): readonly string[] {
+    return [];
+  }
+  *#named(wanted: (module: Module, name: string) => boolean): Generator<[string, Tensor]> {
     const seen = new Set<Tensor>();
     for (const [path, module] of this.namedModules()) {
       for (const [name, value] of Object.entries(module)) {
-        if (!(value instanceof Tensor) || seen.has(value)) continue;
+        if (!(value instanceof Tensor) || seen.has(value) || !wanted(module, name)) continue;
         seen.add(value);
         yield [path ? `${path}.${name}` : name, value];
       }
     }
+  }
+  /** Every parameter by full name. One that stands in two places (tied weights) comes once, under the first. */
+  namedParameters(): Generator<[string, Tensor]> {
+    return this.#named((module, name) => !module.bufferNames.includes(name));
+  }
+  /** Every tensor by full name that is kept but not trained; see {@link bufferNames}. */
+  namedBuffers(): Generator<[string, Tensor]> {
+    return this.#named((module, name) => module.bufferNames.includes(name));
   }
   parameters(): Tensor[] {
     return [...this.namedParameters()].map(([, t]) => t);
@@ -60,18 +77,22 @@ export abstract class Module {
       throw new TensorError("replace", `there is no module ${name} in ${this.constructor.name}`);
     parent[last] = module;
   }
+  /** Every parameter and buffer by full name: the tensors themselves. PyTorch's `state_dict`. */
   stateDict(): Map<string, Tensor> {
-    return new Map(this.namedParameters());
+    return new Map(this.#named(() => true));
   }
   /**
-   * Copies values into the parameters of the same names.
+   * Copies values into the parameters and buffers of the same names: PyTorch's `load_state_dict`.
+   * @param strict whether names must be the same on both sides; otherwise the result tells which were not
    * @throws ShapeError naming every missing, unexpected or mis-shaped tensor
    */
-  loadStateDict(state: ReadonlyMap<string, Tensor>): void {
+  loadStateDict(state: ReadonlyMap<string, Tensor>, { strict = true }: { strict?: boolean } = {}): StateDifference {
     const own = this.stateDict();
+    const missing = [...own.keys()].filter((name) => !state.has(name));
+    const unexpected = [...state.keys()].filter((name) => !own.has(name));
     const problems = [
-      ...[...own.keys()].filter((name) => !state.has(name)).map((name) => `missing ${name}`),
-      ...[...state.keys()].filter((name) => !own.has(name)).map((name) => `unexpected ${name}`),
+      ...(strict ? missing.map((name) => `missing ${name}`) : []),
+      ...(strict ? unexpected.map((name) => `unexpected ${name}`) : []),
       ...[...own].flatMap(([name, t]) => {
         const given = state.get(name);
         return given && show(given.shape) !== show(t.shape)
@@ -81,12 +102,14 @@ export abstract class Module {
     ];
     if (problems.length > 0) throw new ShapeError("loadStateDict", problems.join("; "));
     for (const [name, t] of own) {
-      const given = state.get(name)!;
+      const given = state.get(name);
+      if (!given) continue;
       commonDevice("loadStateDict", [t, given]);
       if (t.storage.mapped)
         throw new DTypeError("loadStateDict", `${name} lies in a mapped file and cannot be written`);
       t.device.elementwise(IDENTITY, [], [given], t);
     }
+    return { missing, unexpected };
   }
   train(on = true): this {
     for (const [, module] of this.namedModules()) module.training = on;
@@ -100,8 +123,8 @@ export abstract class Module {
     for (const t of this.parameters()) t.requiresGrad = on;
     return this;
   }
-  /** Gives back the memory of all parameters. */
+  /** Gives back the memory of all parameters and buffers. */
   dispose(): void {
-    for (const t of this.parameters()) t.dispose();
+    for (const t of this.stateDict().values()) t.dispose();
   }
 }

@@ -21,6 +21,7 @@ export * from "./activations.ts";
 export * from "./arrange.ts";
 export * from "./attention.ts";
 export * from "./conv.ts";
+export * from "./custom.ts";
 export * from "./diagonal.ts";
 export * from "./einsum.ts";
 export * from "./elementwise.ts";

@@ -100,12 +100,25 @@ export function apply<Args>(op: Op<Args>, inputs: readonly Tensor[], args: Args)
   }
   const types = inputs.map(({ shape, dtype }) => ({ shape, dtype }));
   const context = new Context(device, types, result, inputs.map(wantsGradient));
+  return record(op.name, inputs, context, {
+    forward: () => op.forward(context, inputs, args),
+    backward: (_, grad) => backward(context, grad, args),
+  });
+}
+
+/** The two passes of an operation, its inputs and arguments known. */
+interface Passes {
+  forward(context: Context): Tensor;
+  backward(context: Context, grad: Tensor): readonly (Tensor | undefined)[];
+}
+
+function record(name: string, inputs: readonly Tensor[], context: Context, passes: Passes): Tensor {
   try {
-    const out = scope(() => noGrad(() => op.forward(context, inputs, args)));
+    const out = scope(() => noGrad(() => passes.forward(context)));
     const edges = inputs.map((t) => t.edge);
-    out.node = new Node(op.name, edges, context.saved, (grad, collected) => {
+    out.node = new Node(name, edges, context.saved, (grad, collected) => {
       context.collected = collected;
-      return backward(context, grad, args);
+      return passes.backward(context, grad);
     });
     return out;
   } catch (error) {
@@ -114,12 +127,24 @@ export function apply<Args>(op: Op<Args>, inputs: readonly Tensor[], args: Args)
   }
 }
 
+/** As {@link apply}, for operations whose result's type is known only from the result. */
+export function applyUntyped(name: string, inputs: readonly Tensor[], passes: Passes): Tensor {
+  checkInputs({ name }, inputs);
+  const types = inputs.map(({ shape, dtype }) => ({ shape, dtype }));
+  const needs = isGradEnabled() ? inputs.map(wantsGradient) : nothingNeeded(inputs.length);
+  const context = new Context(commonDevice(name, inputs), types, UNKNOWN, needs);
+  if (context.recorded) return record(name, inputs, context, passes);
+  return scope(() => noGrad(() => passes.forward(context)));
+}
+
+const UNKNOWN: ResultType = { shape: [], dtype: "f32" };
+
 const wantsGradient = (t: Tensor): boolean => t.edge !== undefined;
 
 const NOTHING: (readonly boolean[])[] = [];
 const nothingNeeded = (inputs: number): readonly boolean[] => (NOTHING[inputs] ??= new Array(inputs).fill(false));
 
-function checkInputs<Args>({ name, blocks }: Op<Args>, inputs: readonly Tensor[]): void {
+function checkInputs({ name, blocks }: Pick<Op<never>, "name" | "blocks">, inputs: readonly Tensor[]): void {
   for (let i = 0; i < inputs.length; i++) {
     const t = inputs[i];
     if (isBlocks(t.dtype) && !blocks?.includes(i)) {

@@ -15,6 +15,8 @@ type Dims = number | readonly number[];
 export const statisticsOps = {
   /** √x with the gradient 0 at 0: where all that was squared is 0, its norm has a corner. */
   root: elementwise("root", 1, ([x]) => select(x.le(0), x, x.sqrt())),
+  /** |x|ᵖ with the gradient 0 at 0, for p above 0. */
+  absPow: elementwise("absPow", 1, ([x], [p]) => select(x.eq(0), 0, x.abs().pow(p)), { params: 1 }),
 } as const;
 
 const float = (x: Tensor): Tensor => (x.dtype === "i32" || x.dtype === "bf16" ? x.to("f32") : x);
@@ -49,7 +51,7 @@ export function norm(x: Tensor, p = 2, dims?: Dims, keepdim = false): Tensor {
   if (p === 0) return sum(ne(values, 0), dims, keepdim);
   if (p === Number.POSITIVE_INFINITY) return amax(abs(values), dims, keepdim);
   if (p === Number.NEGATIVE_INFINITY) return amin(abs(values), dims, keepdim);
-  const total = sum(pow(abs(values), p), dims, keepdim);
+  const total = sum(apply(statisticsOps.absPow, [values], [p]), dims, keepdim);
   // At 0 the root's slope is infinite: 1 stands in for it, and the 0 that is its result is put back.
   const none = eq(total, 0);
   return maskedFill(pow(maskedFill(total, none, 1), 1 / p), none, 0);
