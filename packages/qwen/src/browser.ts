@@ -6,6 +6,7 @@ export {
   parseModelConfig,
   type WeightDtype,
 } from "./config.ts";
+export * from "./constraint/index.ts";
 export { ModelFileError } from "./errors.ts";
 export * from "./generate/index.ts";
 export { type Completion, LoadedQwen as Qwen, type ParseOptions } from "./loaded.ts";

@@ -6,6 +6,7 @@ export {
   type WeightDtype,
 } from "./config.ts";
 export { loadGenerationConfig, loadModelConfig } from "./config-files.ts";
+export * from "./constraint/index.ts";
 export { Engine, type EngineOptions } from "./engine/engine.ts";
 export * from "./engine/types.ts";
 export { ModelFileError } from "./errors.ts";
