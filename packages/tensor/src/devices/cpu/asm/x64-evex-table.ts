@@ -66,6 +66,7 @@ export const evexInstructions = {
   vcvtdq2ps: evex("rm", 0, 1, 0x5b, each),
   vcvtps2dq: evex("rm", 1, 1, 0x5b, each),
   vcvtph2ps: evex("rm", 1, 2, 0x13, widen),
+  vcvtneps2bf16: evex("rm", 2, 2, 0x72, { classes: "hx", only: "reg" }),
   vcvtne2ps2bf16: evex("rvm", 3, 2, 0x72, each),
   vmovshdup: evex("rm", 2, 1, 0x16),
   vmovhlps: evex("rvm", 0, 1, 0x12, { lengths: [128], only: "reg" }),

@@ -103,6 +103,10 @@ export class Avx512Emitter extends X64Emitter {
         return asm.evex("vpmuludq", 512, [d, a!, b!]);
       }
       case "narrow":
+        if (args.length === 1) {
+          asm.evex("vcvtneps2bf16", 512, [d, this.v(args[0])]);
+          return asm.evex("vpmovzxwd", 512, [d, d]);
+        }
         // The second source gives the lower half.
         return asm.evex("vcvtne2ps2bf16", 512, [d, this.v(args[1]), this.vm(args[0])]);
       case "oddLanes":

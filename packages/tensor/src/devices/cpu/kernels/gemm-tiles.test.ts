@@ -63,7 +63,7 @@ test("items of whole blocks cover C once, and fit what waits for more inner elem
       for (let item = 0; item < items; item++) {
         const [firstBlock, lastBlock, firstGroup, lastGroup] = table.subarray(4 * item);
         expect(lastGroup - firstGroup).toBeLessThanOrEqual(8);
-        if (k > depth) expect((lastBlock - firstBlock) * (lastGroup - firstGroup)).toBeLessThanOrEqual(128);
+        if (k > depth) expect((lastBlock - firstBlock) * (lastGroup - firstGroup)).toBeLessThanOrEqual(256);
         for (let block = firstBlock; block < lastBlock; block++)
           for (let group = firstGroup; group < lastGroup; group++) seen[block * groups + group]++;
       }

@@ -7,7 +7,6 @@ import type { Builder } from "../lang/builder.ts";
 import { defineKernel } from "../lang/kernel.ts";
 import { loadRows, transposeBlocks } from "../lang/math.ts";
 import type { Index, Pointer, VF, VI } from "../lang/values.ts";
-import { toBf16 } from "./vector-math.ts";
 
 /** Rows and columns of the block of C that four tiles hold. */
 export const SIDE = 32;
@@ -27,7 +26,7 @@ function split(k: Builder, x: VF, count: number): VI[] {
   const parts: VI[] = [];
   let rest = x;
   while (parts.length < count) {
-    const part = toBf16(rest);
+    const part = rest.narrow();
     parts.push(part);
     const taken = part.shl(16).float();
     const finite = taken.abs().compare("lt", Number.POSITIVE_INFINITY);

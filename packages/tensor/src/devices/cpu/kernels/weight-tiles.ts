@@ -43,7 +43,7 @@ const CUT = {
 const MOST_DEPTH = 1024;
 const MOST_TERMS = 3;
 /** Blocks of C in one item whose sums wait for the next inner elements. */
-const ITEM_SUMS = 128;
+const ITEM_SUMS = 256;
 /** The tiles' sums of one block of C. */
 const SUMS_BYTES = 4 * TILE_BYTES;
 const SUMS_ROW = SIDE * 4;

@@ -123,7 +123,7 @@ export type Op =
   | "mulWide"
   /**
    * The lanes of two `vf` as bf16, one after another in a `vi` of twice as many: rounded to nearest even, subnormal numbers
-   * as 0. On targets with tiles.
+   * as 0; those of one `vf` as u16 of 32 bits each. On targets with tiles.
    */
   | "narrow"
   /** Every odd lane in place of itself and of the even lane before it. */

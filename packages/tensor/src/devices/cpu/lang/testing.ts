@@ -168,6 +168,7 @@ class Model {
       });
     }
     if (op === "narrow") {
+      if (args.length === 1) return all.map((lane) => narrowed(this.int(a, lane)));
       const half = (i: number) => narrowed(i < this.lanes ? this.int(a, i) : this.int(b, i - this.lanes));
       return all.map((lane) => half(2 * lane) | (half(2 * lane + 1) << 16));
     }

@@ -346,9 +346,9 @@ export class VF extends Value {
   max(other: VFLike): VF {
     return this.#binary("max", other);
   }
-  /** With another vector after it, as bf16: subnormal numbers as 0. On targets with tiles. */
-  narrow(next: VF): VI {
-    return new VI(this.k, this.k.result("narrow", "vi", [this.reg, next.reg]));
+  /** As bf16, one a lane or with another vector's after it: subnormal numbers as 0. On targets with tiles. */
+  narrow(next?: VF): VI {
+    return new VI(this.k, this.k.result("narrow", "vi", next ? [this.reg, next.reg] : [this.reg]));
   }
   /** `this·factor + addend` */
   fma(factor: VFLike, addend: VFLike): VF {
