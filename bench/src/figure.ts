@@ -14,8 +14,7 @@ const order = z
 
 const device = await openDevice(order);
 const measured: Measured = await FIGURES[order.figure]({ dir: order.dir, device, threads: order.threads });
-// A figure may have taken another tier than the device's.
-const { isa = device.info.isa, threads = device.info.threads, ...figures } = measured;
-const { name } = device.info;
+// A figure may have taken another tier than the device's, or another device.
+const { device: name = device.info.name, isa = device.info.isa, threads = device.info.threads, ...figures } = measured;
 console.log(JSON.stringify({ figure: order.figure, ...figures, ...peakMemory(), device: name, isa, threads }));
 await device.dispose();

@@ -15,9 +15,12 @@ import {
   noGrad,
   rand,
   scope,
-  type Tensor,
   type WasmLoops,
 } from "@tslm/tensor";
+import { gpuProducts } from "./gpu.ts";
+import { checkProduct, type Measured, seconds } from "./measured.ts";
+
+export type { Measured };
 
 /** What a figure needs. */
 export interface Setting {
@@ -27,22 +30,8 @@ export interface Setting {
   readonly threads: number | undefined;
 }
 
-/** What was measured, and what belongs to it. */
-export interface Measured {
-  readonly value: number;
-  readonly [more: string]: number | string;
-}
-
 const SEED_DATA = fileURLToPath(new URL("../../data/input/lora_train_data.csv", import.meta.url));
 const LONG_TEXT = "今天天气很好，我们去公园散步。".repeat(80);
-
-/** Seconds that some work takes, its results arrived. */
-async function seconds(device: Device, work: () => unknown): Promise<number> {
-  const started = performance.now();
-  await work();
-  await device.synchronize();
-  return (performance.now() - started) / 1000;
-}
 
 export function longPrompt({ tokenizer }: Qwen, length: number): number[] {
   return tokenizer.encode(LONG_TEXT).slice(0, length);
@@ -181,19 +170,6 @@ async function wasm(): Promise<Measured> {
   }
 }
 
-/** The first row of the product against the product of sums in another order. */
-async function checkProduct(x: Tensor, weight: Tensor): Promise<void> {
-  const made = noGrad(() => scope(() => linear(x, weight)));
-  const [product, row, weights] = [await made.data(), await x.data(), await weight.data()];
-  made.dispose();
-  const inner = x.shape[1];
-  for (let column = 0; column < weight.shape[0]; column += 97) {
-    let sum = 0;
-    for (let i = inner - 1; i >= 0; i--) sum += row[i] * weights[column * inner + i];
-    if (!(Math.abs(sum - product[column]) < 1e-2)) throw new Error(`the product is wrong in column ${column}`);
-  }
-}
-
 async function decode(qwen: Qwen): Promise<Measured> {
   const times: number[] = [];
   for await (const { token } of qwen.generate(longPrompt(qwen, 32), { maxNewTokens: 33, endTokens: [] })) {
@@ -249,6 +225,8 @@ export const FIGURES = {
   gemm_gflops: gemm,
   /** The same in the WebAssembly tier, beside what loops written by hand give there. */
   wasm_gflops: wasm,
+  /** Products on the GPU, beside what it gives at most; asked for by name alone. */
+  gpu_gflops: gpuProducts,
   /** Memory read in order by all cores. */
   async read_gbytes_per_s({ threads }) {
     return { value: (await measureLimits({ threads })).gbytes };
@@ -261,7 +239,9 @@ export const FIGURE_NAMES = Object.keys(FIGURES) as FigureName[];
 /** The figures that this model has: a GGUF file is not quantised again, and one must be there to be measured. */
 export function figuresOf(dir: string): FigureName[] {
   const gguf = ggufOf(dir);
-  const absent: FigureName[] = gguf === undefined ? ["decode_gguf_tokens_per_s"] : [];
+  // A GPU that there is not, or one that is a program, takes minutes to say so.
+  const absent: FigureName[] = ["gpu_gflops"];
+  if (gguf === undefined) absent.push("decode_gguf_tokens_per_s");
   if (gguf === dir) absent.push("decode_q8_tokens_per_s", "decode_q4_tokens_per_s");
   return FIGURE_NAMES.filter((name) => !absent.includes(name));
 }

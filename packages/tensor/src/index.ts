@@ -39,6 +39,8 @@ export type {
 export {
   type CpuLimits,
   type CpuPeak,
+  type GpuLimits,
+  measureGpuLimits,
   measureLimits,
   measurePeak,
   measureWasmLoops,

@@ -1,8 +1,11 @@
+import { DeviceError } from "../errors.ts";
 import type { CpuLimits, CpuPeak } from "./cpu/limits.ts";
 import type { WasmLoops } from "./cpu/wasm-loops.ts";
 import type { CreateDeviceOptions } from "./create.ts";
+import type { Device } from "./device.ts";
+import type { GpuLimits } from "./gpu/limits.ts";
 
-export type { CpuLimits, CpuPeak, WasmLoops };
+export type { CpuLimits, CpuPeak, GpuLimits, WasmLoops };
 
 /**
  * What this machine's processor and memory give at most, for benchmarks: multiply-adds in registers and reading in order,
@@ -28,4 +31,15 @@ export async function measurePeak(options: CreateDeviceOptions = {}): Promise<Cp
 export async function measureWasmLoops(): Promise<WasmLoops> {
   const wasm = await import("./cpu/wasm-loops.ts");
   return wasm.measureWasmLoops();
+}
+
+/**
+ * What a GPU gives at most, for benchmarks: multiply-adds in registers and reading in order, by shaders made for that.
+ *
+ * @throws DeviceError unless the device is a `gpu`
+ */
+export async function measureGpuLimits(device: Device): Promise<GpuLimits> {
+  const [{ GpuDevice }, limits] = await Promise.all([import("./gpu/index.ts"), import("./gpu/limits.ts")]);
+  if (!(device instanceof GpuDevice)) throw new DeviceError("measureGpuLimits", `${device.info.name} is not a GPU`);
+  return limits.measureGpuLimits(device.context);
 }

@@ -31,7 +31,7 @@ const DOT =
 
 /** Adds up what `width` neighbouring sums in `part` hold, all `count` kinds of them, into the first. */
 function fold(width: number, stride: number, count: number, invocations: number, index: string): string {
-  return `for (var half = ${width / 2}u; half > 0u; half >>= 1u) {
+  return `for (var half = ${width >> 1}u; half > 0u; half >>= 1u) {
     workgroupBarrier();
     if (${index} < half) {
       for (var i = lane; i < ${count * invocations}u; i += ${invocations}u) { part[i] += part[i + half * ${stride}u]; }

@@ -10,8 +10,8 @@ import { temporary } from "./views.ts";
 const shared = (lanesM: number, lanesN: number, rows: number, columns: number, depth: number): Tile => ({
   ...{ kind: "shared", lanesM, lanesN, rows, columns, depth },
 });
-const direct = (lanesN: number, rows: number): Tile => ({
-  ...{ kind: "direct", lanesM: 1, lanesN, rows, columns: 4, depth: 4 },
+const direct = (lanesN: number, rows: number, columns: number): Tile => ({
+  ...{ kind: "direct", lanesM: 1, lanesN, rows, columns, depth: 4 },
 });
 const strip = (invocations: number, lanes: number, columns: number): Strip => ({ invocations, lanes, columns });
 
@@ -29,8 +29,8 @@ export const DEFAULT_TILING: Tiling = {
  * of a; barriers cost more than they save, and long shaders take seconds to compile, so nothing is measured either.
  */
 export const SOFTWARE_TILING: Tiling = {
-  large: direct(8, 8),
-  small: direct(8, 8),
+  large: direct(8, 4, 8),
+  small: direct(8, 4, 8),
   columns: strip(32, 8, 1),
   rows: strip(32, 8, 4),
   attentionSide: 1,
@@ -51,7 +51,7 @@ const TRIALS: {
       shared(8, 8, 8, 8, 16),
       shared(16, 16, 4, 4, 16),
       shared(8, 16, 8, 4, 16),
-      direct(32, 8),
+      direct(32, 8, 4),
     ],
   },
   small: {
@@ -61,7 +61,7 @@ const TRIALS: {
       shared(8, 8, 4, 4, 32),
       shared(4, 16, 4, 4, 16),
       shared(4, 8, 4, 4, 32),
-      direct(32, 4),
+      direct(32, 4, 4),
     ],
   },
   columns: {
