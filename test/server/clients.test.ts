@@ -121,7 +121,7 @@ describe("the openai client", () => {
       (await openai.chat.completions.create({ model, messages: [ask], max_tokens: 12, ...rest })).choices;
     const [stopped] = await create({ stop: [answer.slice(2, 4)] });
     expect(stopped).toMatchObject({ finish_reason: "stop", message: { content: answer.slice(0, 2) } });
-    const random = { temperature: 1.5, top_p: 0.95, seed: -7 };
+    const random = { temperature: 2, seed: -7, messages: [{ role: "user" as const, content: "x" }] };
     const first = await create({ ...random, n: 3 });
     expect(first.map(({ index }) => index)).toEqual([0, 1, 2]);
     const texts = first.map(({ message }) => message.content);
@@ -193,7 +193,7 @@ describe("the openai client", () => {
       status: 400,
       code: "context_length_exceeded",
     });
-    expect(await failed({ messages: [{ role: "robot", content: "x" }] })).toMatchObject({ param: "messages[0]" });
+    expect(await failed({ messages: [{ role: "robot", content: "x" }] })).toMatchObject({ param: "messages[0].role" });
     expect(await failed({ nonsense: 1 })).toMatchObject({ param: "nonsense", code: "unknown_parameter" });
     const image = [{ type: "image_url", image_url: { url: "data:," } }];
     expect((await failed({ messages: [{ role: "user", content: image }] })).message).toContain("reads text alone");
@@ -380,9 +380,7 @@ describe("LangChain", () => {
   });
 
   test("binds tools and gives structured output", async () => {
-    const { tool_calls: calls } = await chat()
-      .bindTools([weatherTool], { tool_choice: "required" })
-      .invoke(QUESTION);
+    const { tool_calls: calls } = await chat().bindTools([weatherTool], { tool_choice: "required" }).invoke(QUESTION);
     expect(calls![0].name).toBe("get_weather");
     const person = await chat().withStructuredOutput(PERSON, { method: "jsonSchema", name: "person" }).invoke(QUESTION);
     expect(person).toHaveProperty("age");

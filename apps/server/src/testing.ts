@@ -90,7 +90,7 @@ export class EchoBackend implements Backend {
     return [...text].map((char) => char.codePointAt(0)!);
   }
   async detokenize(tokens: readonly number[]) {
-    return String.fromCodePoint(...tokens);
+    return String.fromCodePoint(...tokens.map((token) => Math.min(token, 0x10ffff)));
   }
   async render(prompt: PromptInput) {
     const text = JSON.stringify(prompt);

@@ -80,7 +80,7 @@ function refuseUnknownTokens(tokens: readonly number[], tokenizer: Tokenizer): v
 }
 
 /** What the engine refuses, in the server's words. */
-function toApiError(error: unknown): unknown {
+export function toApiError(error: unknown): unknown {
   if (error instanceof RangeError) return new ApiError("invalid_request", error.message, { cause: error });
   if (!(error instanceof EngineRejection)) return error;
   const { message, reason } = error;

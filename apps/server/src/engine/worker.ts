@@ -5,7 +5,7 @@ import { createDevice, type Device, setDefaultDevice } from "@tslm/tensor";
 import type { AnswerRequest, ModelInfo } from "../backend.ts";
 import { ApiError } from "../errors.ts";
 import { Adapters } from "./adapters.ts";
-import { type AnsweringParts, answerEvents } from "./answering.ts";
+import { type AnsweringParts, answerEvents, toApiError } from "./answering.ts";
 import { constraintMaker } from "./constraints.ts";
 import { createEngine, type HostedEngine } from "./host.ts";
 import { Prompts } from "./prompts.ts";
@@ -121,7 +121,7 @@ function serveRequests({ qwen, device, engine, adapters }: Loaded, stats: Shared
       const method = calls[name] as (...args: readonly unknown[]) => unknown;
       send({ kind: "result", id, value: await method(...args) });
     } catch (error) {
-      send({ kind: "error", id, error: sendable(error) });
+      send({ kind: "error", id, error: sendable(toApiError(error)) });
     }
   };
   port.on("message", (message: ToEngine) => {

@@ -49,6 +49,9 @@ const openaiError = z
 const ollamaError = z.object({ error: z.string() }).openapi("OllamaError");
 const ERRORS: Record<ErrorStyle, z.ZodType> = { plain: plainError, openai: openaiError, ollama: ollamaError };
 
+/** What a stream's events are in the document: each one's data is JSON, or `[DONE]`. */
+export const serverSentEvent = z.object({ data: z.string() }).openapi("ServerSentEvent");
+
 const WHEN: Record<number, string> = {
   400: "A field is wrong; `param` names it",
   401: "The API key is missing or wrong",

@@ -4,7 +4,7 @@ import { CONTEXT_POLICIES, type Message } from "../backend.ts";
 import type { Context } from "../env.ts";
 import { ApiError } from "../errors.ts";
 import { between, boolean, integer, is, listOf, notEmptyText, oneOf, probability, strict } from "../http/checks.ts";
-import { jsonRoute, type Router } from "../http/route.ts";
+import { jsonRoute, type Router, serverSentEvent } from "../http/route.ts";
 import { serverSentEvents } from "../http/stream.ts";
 import type { Limits } from "../limits.ts";
 import type { Service } from "../service.ts";
@@ -68,7 +68,7 @@ export function chatRoute(
       answers: {
         description: "The answer, or server-sent events with `stream`",
         json: replySchema,
-        others: { "text/event-stream": z.string() },
+        others: { "text/event-stream": serverSentEvent },
       },
       errors: [404, 408, 422],
     },

@@ -1,8 +1,8 @@
-import { z } from "@hono/zod-openapi";
+import type { z } from "@hono/zod-openapi";
 import type { Answer, AnswerEnd, AnswerPart } from "../../answers.ts";
 import type { AnswerRequest, Tool } from "../../backend.ts";
 import { ApiError } from "../../errors.ts";
-import { jsonRoute, type Router } from "../../http/route.ts";
+import { jsonRoute, type Router, serverSentEvent } from "../../http/route.ts";
 import { showError } from "../../http/show-error.ts";
 import { serverSentEvents } from "../../http/stream.ts";
 import type { Service } from "../../service.ts";
@@ -40,7 +40,7 @@ export function chatCompletions(app: Router, service: Service): void {
       answers: {
         description: "The answer, or server-sent events with `stream`",
         json: chatCompletion,
-        others: { "text/event-stream": z.string() },
+        others: { "text/event-stream": serverSentEvent },
       },
       errors: [404, 408],
     },

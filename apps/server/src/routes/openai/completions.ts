@@ -1,9 +1,9 @@
-import { z } from "@hono/zod-openapi";
+import type { z } from "@hono/zod-openapi";
 import type { Answer, AnswerEnd } from "../../answers.ts";
 import type { PromptInput } from "../../backend.ts";
 import type { Context } from "../../env.ts";
 import { ApiError } from "../../errors.ts";
-import { jsonRoute, type Router } from "../../http/route.ts";
+import { jsonRoute, type Router, serverSentEvent } from "../../http/route.ts";
 import { serverSentEvents } from "../../http/stream.ts";
 import type { Service } from "../../service.ts";
 import { sseOptions } from "./chat.ts";
@@ -46,7 +46,7 @@ export function completions(app: Router, service: Service): void {
       answers: {
         description: "The text, or server-sent events with `stream`",
         json: completion,
-        others: { "text/event-stream": z.string() },
+        others: { "text/event-stream": serverSentEvent },
       },
       errors: [404, 408],
     },

@@ -69,7 +69,10 @@ export type SamplingFields = z.output<z.ZodObject<ReturnType<typeof samplingFiel
 function content(limits: Limits) {
   const part = z.union(
     [
-      strict({ type: z.literal("text"), text: text(limits.messageLength) }, "a part {type, text}"),
+      strict(
+        { type: z.literal("text", is('"text": this model reads text alone')), text: text(limits.messageLength) },
+        "a part {type, text}",
+      ),
       strict({ type: z.literal("refusal"), refusal: text(limits.messageLength) }, "a part {type, refusal}"),
     ],
     { error: 'must be a part {type: "text", text}; this model reads text alone' },
@@ -122,7 +125,7 @@ function messageSchema(limits: Limits) {
         error: ({ input }) => {
           const role = (input as { role?: unknown } | null | undefined)?.role;
           return typeof role === "string"
-            ? `role must be "system", "developer", "user", "assistant" or "tool", but is ${JSON.stringify(role.slice(0, 30))}`
+            ? `must be "system", "developer", "user", "assistant" or "tool", but is ${JSON.stringify(role.slice(0, 30))}`
             : "must be a message {role, content}";
         },
       },
