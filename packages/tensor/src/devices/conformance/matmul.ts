@@ -266,6 +266,38 @@ export const matmulTests: readonly DeviceTest[] = [
     },
   },
   {
+    name: "matmul: a row's result depends on that row alone in any number of rows, by the means for few and for many",
+    async run({ device }) {
+      const random = numbers(37);
+      const [m, k, n] = [21, 192, 70];
+      for (const dtype of ["f32", "bf16", "q8_0", "q4_1"] as const) {
+        if (!device.dtypes.includes(dtype)) continue;
+        const b = weight(dtype, k, n, () => 2 * random() - 1);
+        const cells = Array.from({ length: m * k }, () => Math.fround(2 * random() - 1));
+        for (const rows of ["few", "many"] as const) {
+          const product = async (first: number, count: number): Promise<number[]> => {
+            const a = operand("f32", [count, k], cells.slice(first * k, (first + count) * k));
+            const done = await values(device, { a, b }, { out: result("f32", [count, n]) }, (d, v) =>
+              d.matmul(v.a, v.b, v.out, { rows }),
+            );
+            return done.out;
+          };
+          const whole = await product(0, m);
+          for (const [first, count] of [
+            [0, 1],
+            [20, 1],
+            [3, 2],
+            [4, 5],
+            [5, 9],
+            [2, 17],
+          ] as const) {
+            expect(await product(first, count)).toEqual(whole.slice(first * n, (first + count) * n));
+          }
+        }
+      }
+    },
+  },
+  {
     name: "matmul: enough for every thread",
     async run(bench) {
       const random = numbers(37);

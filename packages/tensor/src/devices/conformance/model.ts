@@ -2,7 +2,18 @@ import { expect } from "bun:test";
 import { IDENTITY } from "../../expr/program.ts";
 import type { Segment } from "../device.ts";
 import { reference } from "../registry.ts";
-import { agree, type Bench, type DeviceTest, type Layout, numbers, operand, result, values } from "./harness.ts";
+import {
+  agree,
+  type Bench,
+  type DeviceTest,
+  type Layout,
+  numbers,
+  type Operand,
+  operand,
+  result,
+  values,
+  valuesOf,
+} from "./harness.ts";
 
 interface AttentionCase {
   queries: number;
@@ -60,6 +71,12 @@ function attentionInputs({ queries, keys, heads, kvHeads, size, layout }: Attent
     v: operand("f32", [keys, kvHeads, size], draw, layout),
   };
 }
+
+/** Pages in another order: the row of a place in pages of `size` rows. */
+const pagedRow = (place: number, size: number): number => {
+  const page = Math.floor(place / size);
+  return ((page * 5 + 3) % 14) * size + (place % size);
+};
 
 /** Attention may be off by so many times a product's error, the size of the scores being 1. */
 const SOFTMAX = 5;
@@ -154,6 +171,44 @@ export const modelTests: readonly DeviceTest[] = [
     name: "attention: every arrangement of sequences and heads",
     async run(bench) {
       for (const [i, c] of ATTENTION.entries()) await attention(bench, c, 50 + i);
+    },
+  },
+  {
+    name: "attention: keys in the rows of a table give what consecutive ones do, by the means for few and for many",
+    async run({ device }) {
+      if (!device.readsKeyRows) return;
+      const [page, pages, heads, kvHeads, size] = [16, 12, 14, 2, 64];
+      const keys = page * pages;
+      const segments = [segment(0, 3, 0, 70), segment(3, 40, 70, 100), segment(43, 1, 170, 17)];
+      const given = attentionInputs({ queries: 44, keys, heads, kvHeads, size, segments }, 57);
+      const out = result("f32", [44, heads, size]);
+      const row = kvHeads * size;
+      for (const rows of ["few", "many"] as const) {
+        const { out: expected } = await values(device, given, { out }, (d, v) =>
+          d.attention(v.q, v.k, v.v, { segments, scale: 0.125, rows }, v.out, undefined),
+        );
+        // Sequences begin at pages of their own; and a table in which no two keys follow each other.
+        for (const shuffled of [false, true]) {
+          const places = segments.flatMap(({ key, keys }, s) =>
+            Array.from({ length: keys }, (_, j) => ({ from: key + j, to: [0, 5, 12][s]! * page + j })),
+          );
+          const to = places.map((place) => (shuffled ? (place.from * 77 + 5) % keys : pagedRow(place.to, page)));
+          const moved = (o: Operand): Operand => {
+            const cells = new Array<number>(14 * page * row).fill(1e9);
+            const old = valuesOf(o);
+            places.forEach(({ from }, i) => {
+              for (let e = 0; e < row; e++) cells[to[i]! * row + e] = old[from * row + e]!;
+            });
+            return operand("f32", [14 * page, kvHeads, size], cells);
+          };
+          const keyRows = operand("i32", [to.length], to);
+          const inputs = { q: given.q, k: moved(given.k), v: moved(given.v), keyRows };
+          const got = await values(device, inputs, { out }, (d, v) =>
+            d.attention(v.q, v.k, v.v, { segments, scale: 0.125, rows, keyRows: v.keyRows }, v.out, undefined),
+          );
+          expect(got.out).toEqual(expected);
+        }
+      }
     },
   },
   {

@@ -1,11 +1,12 @@
 // Attention on matrix tiles: packed keys, the items of a call, and the kernels' arguments.
-import type { RowsKind, Segment, View } from "../device.ts";
+import type { AttentionOptions, RowsKind, Segment, View } from "../device.ts";
 import { operand } from "./attention-operand.ts";
 import type { CpuContext } from "./context.ts";
 import { groupBytes, type Parts, SIDE } from "./kernels/attention-tile-parts.ts";
 import {
   attentionTiles as attentionKernels,
   attentionTilesPack,
+  attentionTilesPackPaged,
   attentionTilesWorkspaceBytes,
   COLUMN_ITEM_WORDS,
   KEY_GROUP_WORDS,
@@ -99,6 +100,9 @@ function stretches(segments: readonly Segment[], kvHeads: number, group: number)
   return { items: items.sort((a, b) => work(b) - work(a)).flat(), sums, sumGroups };
 }
 
+/** Sequences of a call and what multiplies its scores. */
+type Options = Pick<AttentionOptions, "segments" | "scale" | "keyRows">;
+
 /** Which forms of keys or values a call needs. */
 interface Forms {
   readonly view: View;
@@ -116,7 +120,7 @@ interface Prepared {
 /** Packs keys and values, writes tables, and runs `body`; false where numbers were met that tiles do not take. */
 function prepared(
   cpu: CpuContext,
-  { segments, forms, tables }: { segments: readonly Segment[]; forms: readonly Forms[]; tables: readonly number[][] },
+  { segments, keyRows, forms, tables }: Options & { forms: readonly Forms[]; tables: readonly number[][] },
   body: (prepared: Prepared) => void,
 ): boolean {
   const [, kvHeads, size] = forms[0]!.view.shape as [number, number, number];
@@ -148,18 +152,15 @@ function prepared(
     for (const { view, ...form } of forms) {
       const { rows, rowsRow: row, rowsHead: head } = operand(cpu, "rows", view);
       const [plain, transposed] = [take(form.plain), take(form.transposed)];
-      const values = { rows, row, head, plain, transposed, size, groups: addresses[1]!, flag, slots, workspace };
-      cpu.kernels.run(attentionTilesPack[parts], values, count);
+      const values = {
+        ...{ rows, row, head, plain, transposed, size, groups: addresses[1]!, flag, slots, workspace },
+        keyRows: keyRows ? cpu.address(keyRows, "attention") : 0,
+      };
+      cpu.kernels.run((keyRows ? attentionTilesPackPaged : attentionTilesPack)[parts], values, count);
     }
     body({ packed, tables: addresses.slice(2), flag });
     return cpu.memory.i32(flag, 1)[0] === 0;
   });
-}
-
-/** Sequences of a call and what multiplies its scores. */
-interface Options {
-  readonly segments: readonly Segment[];
-  readonly scale: number;
 }
 
 /** Runs attention forward; false where numbers were met that tiles do not take: the results are then to be made anew. */
@@ -168,7 +169,7 @@ export function attentionOnTiles(
   q: View,
   k: View,
   v: View,
-  { segments, scale }: Options,
+  { segments, scale, keyRows }: Options,
   out: View,
   lse: View | undefined,
 ): boolean {
@@ -180,7 +181,7 @@ export function attentionOnTiles(
     { view: k, plain: true },
     { view: v, transposed: true },
   ];
-  return prepared(cpu, { segments, forms, tables: [items] }, ({ packed, tables, flag }) => {
+  return prepared(cpu, { segments, scale, keyRows, forms, tables: [items] }, ({ packed, tables, flag }) => {
     const { address: workspace, slots } = cpu.workspace(attentionTilesWorkspaceBytes(size, parts));
     const values = {
       ...{ ...operand(cpu, "q", q), ...operand(cpu, "out", out), packedK: packed[0]!, packedV: packed[1]! },
@@ -215,7 +216,7 @@ export function attentionBackwardOnTiles(
     { view: v, plain: true },
     { view: k, transposed: true },
   ];
-  return prepared(cpu, { segments, forms, tables: [items, sums] }, ({ packed, tables, flag }) => {
+  return prepared(cpu, { segments, scale, forms, tables: [items, sums] }, ({ packed, tables, flag }) => {
     const [packedK, packedV, turnedK] = packed as [number, number, number];
     const { address: workspace, slots } = cpu.workspace(attentionTilesBackwardWorkspaceBytes(size, parts));
     cpu.scratch(sumGroups * sumsBytes(size), (space) => {

@@ -3,7 +3,7 @@ import { machineCode } from "#machine-code";
 import type { AttentionOptions, Segment, View } from "../device.ts";
 import { operand } from "./attention-operand.ts";
 import type { CpuContext } from "./context.ts";
-import { attention as attentionKernel, attentionWorkspaceBytes } from "./kernels/attention.ts";
+import { attention as attentionKernel, attentionPaged, attentionWorkspaceBytes } from "./kernels/attention.ts";
 import {
   attentionBackwardKeys,
   attentionBackwardQueries,
@@ -96,9 +96,9 @@ export function attention(
   const group = groupOf(cpu, q, k, [q, k, v, out], [lse]);
   if (group === undefined) return false;
   const size = q.shape[2]!;
-  const { scale } = options;
+  const { scale, keyRows } = options;
   const segments = forVectors(cpu, size, options, "forward", (tiles, onTiles) =>
-    tiles.attention(cpu, q, k, v, { segments: onTiles, scale }, out, lse),
+    tiles.attention(cpu, q, k, v, { segments: onTiles, scale, keyRows }, out, lse),
   );
   const { target } = cpu.kernels;
   const items = queryItems(segments, Math.floor(itemRows(target) / group), k.shape[1]!);
@@ -109,9 +109,10 @@ export function attention(
       ...{ ...operand(cpu, "q", q), ...operand(cpu, "k", k), ...operand(cpu, "v", v), ...operand(cpu, "out", out) },
       ...{ lse: lse ? cpu.address(lse, "attention") : 0, headStride: lse?.strides[0] ?? 0 },
       ...{ items: table, size, group, scale, workspace, slots },
+      keyRows: keyRows ? cpu.address(keyRows, "attention") : 0,
     };
     const count = items.length / ITEM_WORDS;
-    cpu.kernels.run(attentionKernel, values, count, chunkOf(q, segments, count));
+    cpu.kernels.run(keyRows ? attentionPaged : attentionKernel, values, count, chunkOf(q, segments, count));
   });
   return true;
 }

@@ -61,7 +61,6 @@ export class CpuDevice extends HostDevice {
     const { isa, threads } = this.#cpu.runtime;
     this.info = { name: "cpu", isa, threads };
   }
-  override readonly readsKeyRows = false;
 
   allocate(byteLength: number): Block {
     return this.#cpu.allocate(byteLength);

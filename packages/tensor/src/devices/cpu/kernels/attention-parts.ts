@@ -91,15 +91,34 @@ export function tileSums(k: Builder, initial: (row: number, vector: number) => V
   return Array.from({ length: rows }, (_, r) => Array.from({ length: vectors }, (_, v) => k.variable(initial(r, v))));
 }
 
-/** `sums[r] += Σ over count of a[step·aStep + r·aRow] · b[step·bStep …]`. Strides in elements. */
+/**
+ * `sums[r] += Σ over count of a[step·aStep + r·aRow] · b[step·bStep …]`. Strides in elements. With `numbers` (i32) step i
+ * of b is the one of that number.
+ */
 export function addProducts(
   k: Builder,
   sums: Sums,
   count: Index,
   left: { at: Pointer; row: number; step: number },
-  right: { at: Pointer; step: number | Index },
+  right: { at: Pointer; step: number | Index; numbers?: Pointer },
 ): void {
   const a = k.variable(left.at);
+  if (right.numbers) {
+    const number = k.variable(right.numbers);
+    k.repeat(count, () => {
+      const b = right.at.at(number.loadIndex().mul(k.index(0).add(right.step))).fixed();
+      const values = sums[0].map((_, v) => b.at(v * k.lanes).load());
+      sums.forEach((row, r) => {
+        const factor = a.at(r * left.row).broadcast();
+        row.forEach((sum, v) => {
+          sum.addProduct(factor, values[v]);
+        });
+      });
+      a.advance(left.step);
+      number.advance(1);
+    });
+    return;
+  }
   const b = k.variable(right.at);
   const bStep = typeof right.step === "number" ? right.step * 4 : right.step.mul(4);
   k.repeat(count, () => {
@@ -125,9 +144,23 @@ export function storeTile(k: Builder, sums: Sums, to: Pointer, rowStride: number
   }
 }
 
-/** Keys (or values) `from … to` of a head into panels `[key panel][element][key]`. */
-export function packKeys(k: Builder, head: Pointer, row: Index, size: Index, from: Index, end: Index, to: Pointer) {
-  packBTransposed(k, { b: head, ldb: row, p: k.index(0), length: size, column: from, columnEnd: end, to });
+/**
+ * Keys (or values) `from … to` of a head into panels `[key panel][element][key]`.
+ *
+ * @param numbers i32, the row of each key, counted from `head`; that of its number unless given
+ */
+export function packKeys(
+  k: Builder,
+  head: Pointer,
+  row: Index,
+  size: Index,
+  from: Index,
+  end: Index,
+  to: Pointer,
+  numbers?: Pointer,
+) {
+  const rowOf = numbers && ((key: Index) => numbers.at(key).loadIndex());
+  packBTransposed(k, { b: head, ldb: row, p: k.index(0), length: size, column: from, columnEnd: end, to, rowOf });
 }
 
 /** Products of a packed tile of rows with the first `count` packed keys, into `to` [row][key of the block]. */

@@ -78,14 +78,16 @@ const packArgs = {
   /** Elements as left tiles, unless 0. */
   transposed: "u16*",
   groups: "i32*",
+  /** The row of each key, where groups count their keys in it. */
+  keyRows: "i32*",
   slots: "i32*",
   workspace: "f32*",
   flag: "i32*",
 } as const;
 
 /** Keys or values [row, head, element] in parts; an item is a group of {@link KEY_GROUP}. */
-function packKernel(parts: Parts) {
-  return defineKernel(`attention_tiles_pack_${parts}`, packArgs, (k, args) => {
+function packKernel(parts: Parts, paged: boolean) {
+  return defineKernel(`attention_tiles_pack_${parts}${paged ? "_paged" : ""}`, packArgs, (k, args) => {
     const { slot, release } = claimWorkspace(k, args.slots);
     const bytes = groupBytesOf(args.size, parts);
     const pairs = args.workspace.atByte(slot.mul(bytes.add(64))).fixed();
@@ -94,10 +96,15 @@ function packKernel(parts: Parts) {
     k.loop({ from: k.begin, to: k.end }, (group) => {
       const words = args.groups.at(group.mul(KEY_GROUP_WORDS)).fixed();
       const word = (name: keyof typeof KEY_GROUP) => words.at(KEY_GROUP[name]).loadIndex();
-      const first = args.rows.at(word("key").mul(args.row).add(word("kvHead").mul(args.head))).fixed();
+      const head = args.rows.at(word("kvHead").mul(args.head)).fixed();
+      const first = paged ? head : head.at(word("key").mul(args.row)).fixed();
+      const numbers = args.keyRows.at(word("key")).fixed();
       const last = word("keys").sub(1);
       // Rows past the end repeat the last one: their weights are 0.
-      const rowAt = (r: Index) => first.at(r.min(last).mul(args.row)).fixed();
+      const rowAt = (r: Index) => {
+        const key = r.min(last);
+        return first.at((paged ? numbers.at(key).loadIndex() : key).mul(args.row)).fixed();
+      };
       const packing = { rowAt, size: args.size, parts, finite };
       const place = bytes.mul(group);
       k.if(args.plain.value().ne(0), () => packRows(k, { ...packing, to: args.plain.atByte(place).fixed() }));
@@ -111,7 +118,8 @@ function packKernel(parts: Parts) {
   });
 }
 
-export const attentionTilesPack = { 1: packKernel(1), 2: packKernel(2) } as const;
+export const attentionTilesPack = { 1: packKernel(1, false), 2: packKernel(2, false) } as const;
+export const attentionTilesPackPaged = { 1: packKernel(1, true), 2: packKernel(2, true) } as const;
 
 /** Bytes of one thread's workspace. */
 export const packWorkspaceBytes = (size: number, parts: Parts): number => groupBytes(size, parts) + 64;

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { attention, attentionWorkspaceBytes } from "./attention.ts";
+import { attention, attentionPaged, attentionWorkspaceBytes } from "./attention.ts";
 import {
   attentionBackwardKeys,
   attentionBackwardQueries,
@@ -26,6 +26,8 @@ interface Case {
   perItem?: number;
   scale?: number;
   slack?: number;
+  /** The keys lie in another order, which a table tells. */
+  paged?: boolean;
   change?: (q: Float32Array, k: Float32Array, v: Float32Array) => void;
 }
 
@@ -99,7 +101,11 @@ function run(machine: Machine, options: Case) {
   const slots = machine.allocate(4);
   const workspace = machine.allocate(attentionWorkspaceBytes(target, size));
   workspace.f32.fill(Number.NaN);
-  const kernel = machine.compile(attention);
+  // What is expected is of the keys in order.
+  const expected = definition(options, given);
+  const keyRows = machine.allocate(4 * given.keys);
+  if (options.paged) shuffle(given, keyRows.i32);
+  const kernel = machine.compile(options.paged ? attentionPaged : attention);
   for (let item = 0; item < given.items; item++) {
     kernel(
       {
@@ -107,13 +113,30 @@ function run(machine: Machine, options: Case) {
         ...{ qRow: given.qRow, qHead: size, kRow: given.kRow, kHead: size, vRow: given.kRow, vHead: size },
         ...{ outRow: given.qRow, outHead: size, headStride: given.queries, group: given.group, size, scale },
         ...{ items: given.table.address, slots: slots.address, workspace: workspace.address },
+        keyRows: keyRows.address,
       },
       item,
       item + 1,
     );
   }
   expect(slots.i32[0]).toBe(0);
-  return { out: out.f32.slice(), lse: lse.f32.slice(), expected: definition(options, given) };
+  return { out: out.f32.slice(), lse: lse.f32.slice(), expected };
+}
+
+/** Puts keys and values into another order and tells where each went. */
+function shuffle({ keys, kRow, k, v }: ReturnType<typeof inputs>, keyRows: Int32Array): void {
+  const order = Array.from({ length: keys }, (_, i) => i).sort(
+    (a, b) => ((a * 7919) % 127) - ((b * 7919) % 127) || a - b,
+  );
+  keyRows.set(order);
+  for (const { f32 } of [k, v]) {
+    const before = f32.slice();
+    order.forEach((row, key) => {
+      for (let i = 0; i < kRow && key * kRow + i < before.length; i++) {
+        if (row * kRow + i < f32.length) f32[row * kRow + i] = before[key * kRow + i];
+      }
+    });
+  }
 }
 
 function check(machine: Machine, options: Case): void {
@@ -238,6 +261,27 @@ describe.each(machines.map((machine) => [machine.target.name, machine] as const)
     check(machine, { segments: one(30), heads: 14, kvHeads: 2, size: 64, scale: 0.125, slack: 8 });
     check(machine, { segments: one(3, 200), heads: 4, kvHeads: 4, size: smallest, scale: 2 });
     check(machine, { segments: one(1, 300), heads: 7, kvHeads: 1, size: 128, scale: 0.1 });
+  });
+
+  test("keys in the rows of a table give the bits of consecutive ones", () => {
+    const cases: Case[] = [
+      { segments: one(1, 131), heads: 14, kvHeads: 2, size: 64, scale: 0.125 },
+      { segments: one(50, 90), heads: 4, kvHeads: 2, size: 32, scale: 0.5 },
+      {
+        segments: [
+          { query: 0, queries: 1, key: 0, keys: 60 },
+          { query: 1, queries: 3, key: 60, keys: 7 },
+        ],
+        ...{ heads: 4, kvHeads: 1, size: smallest },
+      },
+    ];
+    for (const given of cases) {
+      const paged = run(machine, { ...given, paged: true });
+      const plain = run(machine, given);
+      expect(paged.out).toEqual(plain.out);
+      expect(paged.lse).toEqual(plain.lse);
+      check(machine, { ...given, paged: true });
+    }
   });
 
   test("sequences of one pass do not see each other", () => {

@@ -48,14 +48,19 @@ export function attentionWorkspaceBytes(target: Target, size: number): number {
   return 4 * (places(target).end + target.lanes + (2 * itemRows(target) + keyBlock(target)) * size);
 }
 
-/**
- * out = softmax(scale·q·kᵀ)·v; an item's `keys` counts what its first query sees. `lse`, unless 0, receives the
- * log-sum-exp of the scaled scores, [heads, queries].
- */
-export const attention = defineKernel(
-  "attention",
-  { ...QKV, out: "f32*", outRow: "index", outHead: "index", lse: "f32*", ...COMMON },
-  (k, args) => {
+const attentionArgs = {
+  ...QKV,
+  out: "f32*",
+  outRow: "index",
+  outHead: "index",
+  lse: "f32*",
+  ...COMMON,
+  /** The row of each key, where items count their keys in it. */
+  keyRows: "i32*",
+} as const;
+
+function attentionKernel(paged: boolean) {
+  return defineKernel(paged ? "attention_paged" : "attention", attentionArgs, (k, args) => {
     const { rows, vectors } = k.target.gemm;
     const columns = panelColumns(k.target);
     const blockKeys = keyBlock(k.target);
@@ -72,8 +77,11 @@ export const attention = defineKernel(
       const word = (name: keyof typeof ITEM) => words.at(ITEM[name]).loadIndex();
       const firstHead = word("kvHead").mul(args.group);
       const q = args.q.at(word("query").mul(args.qRow).add(firstHead.mul(args.qHead))).fixed();
-      const head = (tensor: Pointer, row: Index, stride: Index) =>
-        tensor.at(word("key").mul(row).add(word("kvHead").mul(stride))).fixed();
+      const head = (tensor: Pointer, row: Index, stride: Index) => {
+        const first = tensor.at(word("kvHead").mul(stride)).fixed();
+        return paged ? first : first.at(word("key").mul(row)).fixed();
+      };
+      const numbers = paged ? args.keyRows.at(word("key")).fixed() : undefined;
       const keyHead = head(args.k, args.kRow, args.kHead);
       const valueHead = head(args.v, args.vRow, args.vHead);
 
@@ -94,7 +102,7 @@ export const attention = defineKernel(
 
       const seen = word("keys").add(word("queries")).sub(1);
       k.loop({ to: seen, step: blockKeys }, (block) => {
-        packKeys(k, keyHead, args.kRow, args.size, block, block.add(blockKeys).min(seen), keys);
+        packKeys(k, keyHead, args.kRow, args.size, block, block.add(blockKeys).min(seen), keys, numbers);
         const tile = k.variable(packed);
         const output = k.variable(outputs);
         k.loop({ to: rowCount, step: rows }, (row) => {
@@ -121,9 +129,9 @@ export const attention = defineKernel(
                 before.advance(args.size);
                 return line;
               });
-              const values = valueHead.at(block.mul(args.vRow)).fixed().at(j);
               const weights = { at: workspace.at(place.scores), row: blockKeys, step: 1 };
-              addProducts(k, sums, count, weights, { at: values, step: args.vRow });
+              const values = numbers ? valueHead.at(j) : valueHead.at(block.mul(args.vRow)).fixed().at(j);
+              addProducts(k, sums, count, weights, { at: values, step: args.vRow, numbers: numbers?.at(block) });
               storeTile(k, sums, output.at(j), args.size);
             });
           });
@@ -148,8 +156,16 @@ export const attention = defineKernel(
       });
     });
     release();
-  },
-);
+  });
+}
+
+/**
+ * out = softmax(scale·q·kᵀ)·v; an item's `keys` counts what its first query sees. `lse`, unless 0, receives the
+ * log-sum-exp of the scaled scores, [heads, queries].
+ */
+export const attention = attentionKernel(false);
+/** The same with keys and values in the rows that `keyRows` names. */
+export const attentionPaged = attentionKernel(true);
 
 /**
  * Takes a block's scores of row `i` of a tile, `row` of the item, into the row's running maximum and sum, turns them into

@@ -239,6 +239,8 @@ export interface Block {
   readonly column: Index;
   readonly columnEnd: Index;
   readonly to: Pointer;
+  /** Row of B in which a column's elements lie, for {@link packBTransposed}; that of its number unless given. */
+  readonly rowOf?: (column: Index) => Index;
 }
 
 /** B [k, n] into `[panel of columns][k][column]` as f32. */
@@ -266,25 +268,18 @@ function packB(k: Builder, { b, ldb, p, length, column, columnEnd, to }: Block):
 }
 
 /** B given as [n, k], the way weights of linear layers lie, into the same panels. */
-export function packBTransposed(k: Builder, { b, ldb, p, length, column, columnEnd, to }: Block): void {
+export function packBTransposed(k: Builder, { b, ldb, p, length, column, columnEnd, to, rowOf }: Block): void {
   const { vectors } = k.target.gemm;
   const columns = panelColumns(k.target);
   const place = k.variable(to);
   const last = columnEnd.sub(1);
   k.loop({ from: column, to: columnEnd, step: columns }, (j) => {
     for (let v = 0; v < vectors; v++) {
-      const from = Array.from({ length: k.lanes }, (_, i) =>
+      const from = Array.from({ length: k.lanes }, (_, i) => {
         // Columns past the end repeat the last one; what they give is never stored.
-        b
-          .at(
-            j
-              .add(v * k.lanes + i)
-              .min(last)
-              .mul(ldb)
-              .add(p),
-          )
-          .fixed(),
-      );
+        const number = j.add(v * k.lanes + i).min(last);
+        return b.at((rowOf ? rowOf(number) : number).mul(ldb).add(p)).fixed();
+      });
       const out = k.variable(place.at(v * k.lanes));
       eachColumn(k, from, length, (vectors) => {
         vectors.forEach((vector, i) => {
