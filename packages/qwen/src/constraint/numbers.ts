@@ -39,7 +39,7 @@ function wholeFrom(first: bigint, last: bigint): RegexNode {
 }
 
 function sameLength(first: string, last: string): RegexNode {
-  if (first === "") return EMPTY;
+  if (/^0*$/.test(first) && /^9*$/.test(last)) return repeat(ANY_DIGIT, first.length, first.length);
   const [a, b] = [Number(first[0]), Number(last[0])];
   const [restA, restB] = [first.slice(1), last.slice(1)];
   if (a === b) return sequence(digits(a, a), sameLength(restA, restB));

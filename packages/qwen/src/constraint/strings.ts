@@ -57,7 +57,7 @@ export const ANY_STRING: ByteAutomaton = new StringAutomaton();
 /** Puts an automaton of what stands in a JSON string between quotes. */
 export function quoted({ classOf, classes, table, accepting, states, start }: TableAutomaton): TableAutomaton {
   const width = classes + 1;
-  // The quote itself stands in no string, so it may have a class of its own.
+  // The quote gets a class of its own. In a string it stands behind a backslash only, where no string may end.
   const wider = classOf.slice();
   wider[QUOTE] = classes;
   const out = new Int32Array((states + 2) * width).fill(NONE);
@@ -68,7 +68,8 @@ export function quoted({ classOf, classes, table, accepting, states, start }: Ta
       const to = table[state * classes + c];
       if (to !== NONE) out[(state + 1) * width + c] = to + 1;
     }
-    if (accepting[state]) out[(state + 1) * width + classes] = final;
+    const escaped = table[state * classes + classOf[QUOTE]];
+    out[(state + 1) * width + classes] = escaped !== NONE ? escaped + 1 : accepting[state] ? final : NONE;
   }
   const ends = new Uint8Array(states + 2);
   ends[final] = 1;
