@@ -3,19 +3,27 @@ import { describe, expect, test } from "bun:test";
 import fixture from "../fixtures/format.json" with { type: "json" };
 import { type DType, type FormatOptions, Tensor, tensor } from "./index.ts";
 
+/** scale·i + shift. */
+interface Grid {
+  readonly count: number;
+  readonly scale: number;
+  readonly shift: number;
+}
 type Case = readonly [
-  values: readonly (number | string)[],
+  values: readonly (number | string)[] | Grid,
   shape: readonly number[],
   dtype: DType,
   options: FormatOptions,
   text: string,
 ];
+const valuesOf = (given: Case[0]): number[] =>
+  "count" in given ? Array.from({ length: given.count }, (_, i) => given.scale * i + given.shift) : given.map(number);
 const number = (x: number | string): number => (typeof x === "number" ? x : Number(x.replace("inf", "Infinity")));
 
 describe("format() prints as PyTorch does", () => {
   for (const [values, shape, dtype, options, text] of fixture.cases as unknown as readonly Case[]) {
     test(text.split("\n", 3).join(" "), async () => {
-      expect(await Tensor.from(values.map(number), shape, { dtype }).format(options)).toBe(text);
+      expect(await Tensor.from(valuesOf(values), shape, { dtype }).format(options)).toBe(text);
     });
   }
 

@@ -122,6 +122,7 @@ export {
   type ConvOptions,
   type CrossEntropyOptions,
   type CustomContext,
+  type CustomFunction,
   type CustomRule,
   cast,
   cat,

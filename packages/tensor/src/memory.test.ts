@@ -8,6 +8,7 @@ import {
   memory,
   mseLoss,
   noGrad,
+  openScope,
   parameter,
   resetPeakMemory,
   scope,
@@ -28,6 +29,57 @@ beforeEach(async () => {
 });
 /** Storages that were made since the test began and still live. */
 const grown = (): number => memory().storages - before.storages;
+
+describe("openScope", () => {
+  afterEach(() => expect(grown()).toBeLessThanOrEqual(0));
+
+  test("frees with its block what was not kept", async () => {
+    const make = (): Tensor => {
+      using inner = openScope();
+      const x = tensor([1, 2]);
+      x.exp();
+      return inner.keep(x.mul(2));
+    };
+    const kept = make();
+    expect(grown()).toBe(1);
+    expect([...(await kept.data())]).toEqual([2, 4]);
+    kept.dispose();
+  });
+
+  test("hands what is kept to the scope around it", () => {
+    scope(() => {
+      using inner = openScope();
+      inner.keep(tensor([1]));
+      tensor([2]);
+      inner.end();
+      inner.end();
+      expect(grown()).toBe(1);
+      tensor([3]);
+      expect(grown()).toBe(2);
+    });
+  });
+
+  test("frees when the block is left by an error", () => {
+    expect(() => {
+      using _ = openScope();
+      tensor([1]);
+      throw new Error("on purpose");
+    }).toThrow("on purpose");
+  });
+
+  test("ends scopes inside it that were forgotten, and one that ends late leaves the others alone", () => {
+    const outer = openScope();
+    const forgotten = openScope();
+    tensor([1]);
+    outer.end();
+    expect(grown()).toBe(0);
+    scope(() => {
+      const x = tensor([2]);
+      forgotten.end();
+      expect(x.disposed).toBe(false);
+    });
+  });
+});
 
 describe("scope", () => {
   afterEach(() => expect(grown()).toBeLessThanOrEqual(0));

@@ -66,9 +66,9 @@ export function broadcastStrides(shape: Shape, strides: readonly number[], targe
   return target.map((size, i) => (i < lead || (shape[i - lead] === 1 && size !== 1) ? 0 : strides[i - lead]));
 }
 
-/** A dimension counted from the end when negative. @throws ShapeError outside the rank. */
+/** A dimension counted from the end when negative; a single number counts as one dimension. @throws ShapeError outside the rank. */
 export function axisOf(op: string, axis: number, rank: number): number {
-  const at = axis < 0 ? axis + rank : axis;
+  const at = axis < 0 ? axis + Math.max(rank, 1) : axis;
   if (!Number.isInteger(axis) || at < 0 || at >= Math.max(rank, 1)) {
     throw new ShapeError(op, `dimension ${axis} is outside a tensor of ${rank} dimensions`);
   }

@@ -73,7 +73,7 @@ function parseHeader(file: string, bytes: Uint8Array): NpyHeader {
   while (entry.lastIndex < dictionary.trimEnd().length) {
     const at = first + text.indexOf("{") + 1 + entry.lastIndex;
     const found = entry.exec(dictionary);
-    if (!found) return fail(file, at, "the header has an entry that cannot be read (a structured type?)");
+    if (!found) return fail(file, at, "the header has an entry that cannot be read");
     const name = found[1] ?? found[2];
     if (entries.has(name)) fail(file, at, `the header names ${name} twice`);
     entries.set(name, { value: found[3], at });

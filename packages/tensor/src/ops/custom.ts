@@ -20,6 +20,11 @@ export interface CustomRule<Args> {
   backward(context: CustomContext, grad: Tensor, args: Args): Tensor | readonly (Tensor | undefined)[];
 }
 
+/** Runs a {@link customOp} on one input or several, with its arguments where it has any. */
+export type CustomFunction<Args> = [Args] extends [void]
+  ? (inputs: Tensor | readonly Tensor[]) => Tensor
+  : (inputs: Tensor | readonly Tensor[], args: Args) => Tensor;
+
 /**
  * An operation with a gradient of its own: PyTorch's `torch.autograd.Function`. Check it with `gradCheck`. Operations for
  * the library itself, which also state their shape rule, are made with `defineOp`.
@@ -34,11 +39,8 @@ export interface CustomRule<Args> {
  * });
  * cube(x);
  */
-export function customOp<Args = void>(
-  name: string,
-  rule: CustomRule<Args>,
-): (inputs: Tensor | readonly Tensor[], args: Args) => Tensor {
-  return (inputs, args) => {
+export function customOp<Args = void>(name: string, rule: CustomRule<Args>): CustomFunction<Args> {
+  const run = (inputs: Tensor | readonly Tensor[], args: Args): Tensor => {
     const list = inputs instanceof Tensor ? [inputs] : inputs;
     return applyUntyped(name, list, {
       forward: (context) => {
@@ -49,6 +51,7 @@ export function customOp<Args = void>(
       backward: (context, grad) => checked(name, context, rule.backward(context, grad, args)),
     });
   };
+  return run as CustomFunction<Args>;
 }
 
 function checked(

@@ -1,0 +1,250 @@
+// What an operation says of inputs that do not fit: its name, the shapes, and what would help.
+import { describe, expect, test } from "bun:test";
+import {
+  adaptiveAvgPool2d,
+  avgPool1d,
+  BatchNorm,
+  batchNorm,
+  bceLoss,
+  cdist,
+  chunk,
+  conv1d,
+  conv2d,
+  cosineSimilarity,
+  crossEntropy,
+  cumsum,
+  DTypeError,
+  diag,
+  diagonal,
+  flatten,
+  Generator,
+  GradientError,
+  gain,
+  glu,
+  groupNorm,
+  kaimingUniform,
+  LayerNorm,
+  layerNorm,
+  MultiheadAttention,
+  matmul,
+  max,
+  maxPool2d,
+  mseLoss,
+  ones,
+  pad,
+  prod,
+  repeat,
+  repeatInterleave,
+  roll,
+  Sequential,
+  SGD,
+  ShapeError,
+  scaledDotProductAttention,
+  softmax,
+  split,
+  TensorError,
+  tensor,
+  trace,
+  tril,
+  unbind,
+  unflatten,
+  unfold,
+  variance,
+  zeros,
+} from "../index.ts";
+
+const x = zeros([2, 3]);
+const picture = zeros([1, 2, 4, 4]);
+const i32 = { dtype: "i32" } as const;
+
+const CASES: readonly [run: () => unknown, type: typeof TensorError, message: string][] = [
+  [() => matmul(x, zeros([4, 5])), ShapeError, "[matmul] inner sizes differ: [2,3] × [4,5]"],
+  [() => softmax(zeros([2], i32)), DTypeError, "[softmax] needs f32 or f64, not i32; use to('f32')"],
+  [() => softmax(x, 2), ShapeError, "[softmax] dimension 2 is outside a tensor of 2 dimensions"],
+  [() => cumsum(zeros([2], { dtype: "bf16" }), 0), DTypeError, "[cumsum] bf16 is not summed; use to('f32')"],
+  [() => max(zeros([2, 0]), 1), ShapeError, "[max] dimension 1 of [2,0] is empty"],
+  [() => variance(x, 5), ShapeError, "[variance] dimension 5 is outside a tensor of 2 dimensions"],
+  [() => prod(x, 3), ShapeError, "[prod] dimension 3 is outside a tensor of 2 dimensions"],
+  [() => cdist(x, zeros([2, 4])), ShapeError, "[cdist] needs rows of equal length: [2,3] and [2,4]"],
+  [() => cosineSimilarity(x, zeros([4, 3])), ShapeError, "[mul] shapes do not broadcast: [2,3] and [4,3]"],
+  [() => glu(x), ShapeError, "[glu] dimension -1 of [2,3] has no two halves"],
+  [
+    () => unfold(x, 1, 4),
+    ShapeError,
+    "[unfold] a window of 4 elements does not fit dimension 1 of [2,3]; use a smaller one, or padding",
+  ],
+  [() => unfold(x, 1, 2, 0), ShapeError, "[unfold] size 2, stride 0 and dilation 1 must be whole numbers above 0"],
+  [
+    () => pad(x, [1]),
+    ShapeError,
+    "[pad] [1] is not two whole numbers, 0 or more, for each of the last dimensions of [2,3]",
+  ],
+  [
+    () => pad(x, [-1, 0]),
+    ShapeError,
+    "[pad] [-1,0] is not two whole numbers, 0 or more, for each of the last dimensions of [2,3]",
+  ],
+  [
+    () => conv1d(x, zeros([1, 1, 1])),
+    ShapeError,
+    "[conv1d] needs x [batch, channels, length] and weight [out, channels/groups, ...]: an input of [2,3] does not fit a weight of [1,1,1]",
+  ],
+  [
+    () => conv2d(picture, zeros([3, 3, 1, 1])),
+    ShapeError,
+    "[conv2d] an input of [1,2,4,4] does not fit a weight of [3,3,1,1] in 1 group",
+  ],
+  [
+    () => conv2d(picture, zeros([3, 1, 1, 1]), undefined, { groups: 2 }),
+    ShapeError,
+    "[conv2d] an input of [1,2,4,4] does not fit a weight of [3,1,1,1] in 2 groups",
+  ],
+  [
+    () => conv2d(picture, zeros([3, 2, 1, 1]), zeros([2])),
+    ShapeError,
+    "[conv2d] bias [2] does not fit a weight of [3,2,1,1]",
+  ],
+  [
+    () => conv2d(picture, zeros([3, 2, 5, 1])),
+    ShapeError,
+    "[conv2d] a window of 5 elements does not fit dimension 3 of [1,1,2,4,4]; use a smaller one, or padding",
+  ],
+  [
+    () => conv2d(picture, zeros([3, 2, 1, 1]), undefined, { stride: [1] }),
+    ShapeError,
+    "[conv2d] stride [1] needs 2 numbers",
+  ],
+  [
+    () => conv2d(picture, zeros([3, 2, 1, 1]), undefined, { stride: 2, padding: "same" }),
+    ShapeError,
+    '[conv2d] padding "same" needs stride 1, not 2',
+  ],
+  [
+    () => conv2d(picture, zeros([3, 2, 1, 1], { dtype: "f64" })),
+    DTypeError,
+    "[conv2d] element types do not go together: f32 × f64; use to('f32')",
+  ],
+  [() => maxPool2d(zeros([4]), 2), ShapeError, "[maxPool2d] needs [..., channels, height, width], not [4]"],
+  [
+    () => maxPool2d(picture, 2, { padding: 2 }),
+    ShapeError,
+    "[maxPool2d] padding [2,2] must be at most half the window [2,2]",
+  ],
+  [() => maxPool2d(zeros([1, 2, 2], i32), 2), DTypeError, "[maxPool] needs f32 or f64, not i32"],
+  [
+    () => avgPool1d(x, 4),
+    ShapeError,
+    "[avgPool1d] a window of 4 elements does not fit dimension 1 of [2,3]; use a smaller one, or padding",
+  ],
+  [
+    () => adaptiveAvgPool2d(zeros([3]), 1),
+    ShapeError,
+    "[adaptiveAvgPool2d] needs [..., height, width] with elements, not [3]",
+  ],
+  [() => layerNorm(x, [2]), ShapeError, "[layerNorm] [2,3] does not end with [2]"],
+  [() => layerNorm(x, [3], zeros([2])), ShapeError, "[layerNorm] weight [2] is not of the shape [3]"],
+  [() => LayerNorm.init(4).forward(x), ShapeError, "[layerNorm] [2,3] does not end with [4]"],
+  [() => groupNorm(x, 2), ShapeError, "[groupNorm] the channels of [2,3] are not cut into 2 groups"],
+  [() => batchNorm(x, zeros([2]), zeros([2])), ShapeError, "[batchNorm] [2] is not a number for each channel of [2,3]"],
+  [() => BatchNorm.init(4).eval().forward(x), ShapeError, "[batchNorm] [4] is not a number for each channel of [2,3]"],
+  [
+    () => scaledDotProductAttention(x, zeros([2, 4]), x),
+    ShapeError,
+    "[scaledDotProductAttention] needs [..., length, size] of one size: q [2,3], k [2,4], v [2,3]",
+  ],
+  [
+    () => scaledDotProductAttention(x, x, x, { causal: true, mask: x }),
+    ShapeError,
+    "[scaledDotProductAttention] takes a mask or causal, not both",
+  ],
+  [
+    () => MultiheadAttention.init(4, 3, new Generator(1)),
+    ShapeError,
+    "[MultiheadAttention] [12,4] is not [3·size, size] for 3 heads",
+  ],
+  [
+    () => MultiheadAttention.init(4, 2, new Generator(1)).forward(zeros([1, 2, 3])),
+    ShapeError,
+    "[MultiheadAttention] needs [batch, length, 4], not [1,2,3]",
+  ],
+  [
+    () => crossEntropy(x, zeros([3], i32)),
+    ShapeError,
+    "[crossEntropy] needs logits [rows, classes, ...] and targets [rows, ...]: [2,3], [3]",
+  ],
+  [() => crossEntropy(x, zeros([2])), DTypeError, "[crossEntropy] targets must be i32, not f32; use to('i32')"],
+  [
+    () => crossEntropy(x, zeros([2], i32), { weight: zeros([2]) }),
+    ShapeError,
+    "[crossEntropy] the weight [2] is not a number for each of 3 classes",
+  ],
+  [
+    () => mseLoss(x, zeros([3])),
+    ShapeError,
+    "[mseLoss] input [2,3] and target [3] differ; reshape or expand one of them",
+  ],
+  [
+    () => bceLoss(x, zeros([2, 1])),
+    ShapeError,
+    "[bceLoss] input [2,3] and target [2,1] differ; reshape or expand one of them",
+  ],
+  [() => x.gather(0, zeros([2, 3])), DTypeError, "[gather] indices must be i32, not f32; use to('i32')"],
+  [
+    () => x.gather(0, zeros([2, 4], i32)),
+    ShapeError,
+    "[gather] an index of [2,4] needs the dimensions of [2,3], none but dimension 0 larger",
+  ],
+  [
+    () => x.scatter(0, zeros([1, 3], i32), zeros([1, 2])),
+    ShapeError,
+    "[scatter] the source [1,2] needs the shape of its index, [1,3]",
+  ],
+  [() => diagonal(zeros([3])), ShapeError, "[diagonal] dimension 1 is outside a tensor of 1 dimensions"],
+  [() => diagonal(x, 0, 1, 1), ShapeError, "[diagonal] needs two different dimensions of [2,3], not 1 and 1"],
+  [() => diag(picture), ShapeError, "[diag] needs a vector or a matrix, not [1,2,4,4]"],
+  [() => trace(picture), ShapeError, "[trace] needs a matrix, not [1,2,4,4]"],
+  [() => tril(zeros([3])), ShapeError, "[tril] needs matrices, not [3]"],
+  [() => flatten(x, 1, 0), ShapeError, "[flatten] dimension 1 of [2,3] comes after 0"],
+  [() => unflatten(x, 1, [2, 2]), ShapeError, "[unflatten] dimension 1 of [2,3] is not cut into [2,2]"],
+  [() => repeat(x, [2]), ShapeError, "[repeat] [2] is not one whole number for each dimension of [2,3]"],
+  [
+    () => repeatInterleave(x, -1, 0),
+    ShapeError,
+    "[repeatInterleave] the count must be a whole number, 0 or more, not -1",
+  ],
+  [() => split(x, [1, 1], 1), ShapeError, "[split] parts of [1,1] are not dimension 1 of [2,3]"],
+  [() => split(x, 0), ShapeError, "[split] a part's size must be a whole number above 0, not 0"],
+  [() => chunk(x, 0), ShapeError, "[chunk] the count must be a whole number above 0, not 0"],
+  [() => unbind(tensor(1)), ShapeError, "[unbind] needs at least one dimension"],
+  [() => roll(x, 0.5, 0), ShapeError, "[roll] the shift must be a whole number, not 0.5"],
+  [
+    () => kaimingUniform([3], new Generator(1).next()),
+    ShapeError,
+    "[kaimingUniform] needs a weight of two dimensions or more, not [3]",
+  ],
+  [
+    () => gain("swish" as "relu"),
+    TensorError,
+    '[gain] "swish" is none of linear, sigmoid, tanh, relu, leakyRelu, selu',
+  ],
+  [() => new SGD([x]), GradientError, "[SGD] parameter 0 is no leaf that requires a gradient"],
+  [
+    () => new SGD([ones([1], { requiresGrad: true })], { nesterov: true }),
+    TensorError,
+    "[SGD] nesterov needs a momentum above 0 and no dampening",
+  ],
+  [
+    () => new Sequential({} as never).forward(x),
+    TensorError,
+    "[Sequential] layer 0 is neither a module with forward() nor a function",
+  ],
+];
+
+describe("errors name the operation, the shapes and what to do", () => {
+  for (const [run, type, message] of CASES) {
+    test(message, () => {
+      expect(run).toThrow(type);
+      expect(run).toThrow(new Error(message));
+    });
+  }
+});
