@@ -1,6 +1,5 @@
 // The device of GPUs: storages are buffers, primitives are kernels on one stream.
-import type { DType } from "../../dtype.ts";
-import { DTypeError } from "../../errors.ts";
+import { BLOCKS, type BlockType, type DType } from "../../dtype.ts";
 import type { Program } from "../../expr/program.ts";
 import type { Storage } from "../../memory.ts";
 import type {
@@ -24,6 +23,7 @@ import { linearCrossEntropy } from "./cross-entropy.ts";
 import { close, elementwise } from "./elementwise.ts";
 import { lowRank, lowRankBackward } from "./low-rank.ts";
 import { rmsNorm, rmsNormBackward } from "./norm.ts";
+import { quantize } from "./quantize.ts";
 import { dropout, random } from "./random.ts";
 import { reduce } from "./reduce.ts";
 import { rope } from "./rope.ts";
@@ -35,7 +35,8 @@ import { SOFTWARE_TILING, tilingFor } from "./wgsl/tuning.ts";
 
 export class GpuDevice implements Device {
   readonly info: DeviceInfo;
-  readonly dtypes: readonly DType[] = ["f32", "bf16", "i32"];
+  readonly dtypes: readonly DType[] = ["f32", "bf16", "i32", ...(Object.keys(BLOCKS) as BlockType[])];
+  readonly readsKeyRows = true;
   /** What it runs on. */
   readonly adapter: AdapterInfo;
   /** The stream of work, for tests and benchmarks. */
@@ -124,8 +125,8 @@ export class GpuDevice implements Device {
   swigluBackward(grad: View, gate: View, up: View, gradGate: View, gradUp: View): void {
     swigluBackward(this.context, grad, gate, up, gradGate, gradUp);
   }
-  quantize(_x: View, out: View): void {
-    throw new DTypeError("quantize", `gpu does not make ${out.dtype}: quantise on the cpu device`);
+  quantize(x: View, out: View): void {
+    quantize(this.context, x, out);
   }
   gatherRows(table: View, index: View, out: View): void {
     gatherRows(this.context, table, index, out);

@@ -61,61 +61,90 @@ export function matmul(
 /** Halves a product until one dispatch can make each part. */
 function cut(context: GpuContext, tiling: Tiling, call: Call): void {
   const { a, b, out, options } = call;
-  const rank = out.shape.length;
-  const [m, n] = out.shape.slice(-2);
-  const k = a.shape[rank - 1];
-  const again = (part: Partial<Call>): void => cut(context, tiling, { ...call, ...part });
-  const tooLarge = [a, b, out, options.addend].filter((view) => view !== undefined && !context.fits(view))[0];
-  if (rank > 5 || (tooLarge && rank > 2)) {
-    for (let i = 0; i < out.shape[0]; i++) again({ a: item(a, i), b: item(b, i), out: item(out, i) });
-    return;
-  }
-  const largest = tooLarge?.strides.indexOf(Math.max(...tooLarge.strides));
-  const byRow = tooLarge === b ? false : largest === rank - 2;
-  const alongK = (tooLarge === a && largest === rank - 1) || (tooLarge === b && largest === rank - 2);
-  if (alongK && tooLarge) {
-    const middle = half(k);
-    again({ a: part(a, -1, 0, middle), b: part(b, -2, 0, middle) });
-    const { alpha, rows } = options;
-    again({
-      ...{ a: part(a, -1, middle, k), b: part(b, -2, middle, k) },
-      options: { alpha, rows, accumulate: true },
-    });
-  } else if ((tooLarge && byRow) || m > LARGEST_GRID * FEW_ROWS) {
-    const middle = half(m);
-    for (const [from, to] of [
-      [0, middle],
-      [middle, m],
-    ]) {
-      const addend = options.addend && part(options.addend, 0, from, to);
-      again({
-        a: part(a, -2, from, to),
-        out: part(out, -2, from, to),
-        options: { ...options, addend, rows: kindOf(m, options) },
-      });
+  const m = out.shape.at(-2)!;
+  const dimension = tooLarge(context, call);
+  if (dimension === "batch") {
+    for (let i = 0; i < out.shape[0]; i++) {
+      cut(context, tiling, { ...call, a: item(a, i), b: item(b, i), out: item(out, i) });
     }
-  } else if (tooLarge || n > LARGEST_GRID * 4) {
-    const middle = half(n);
-    for (const [from, to] of [
-      [0, middle],
-      [middle, n],
-    ]) {
-      const addend = options.addend && part(options.addend, 1, from, to);
-      const bias = options.bias && part(options.bias, 0, from, to);
-      again({ b: part(b, -1, from, to), out: part(out, -1, from, to), options: { ...options, addend, bias } });
-    }
+  } else if (dimension) {
+    for (const part of halves(call, dimension)) cut(context, tiling, part);
   } else if (kindOf(m, options) === "few") {
-    for (let row = 0; row < m; row += FEW_ROWS) {
-      const to = Math.min(m, row + FEW_ROWS);
-      const addend = options.addend && part(options.addend, 0, row, to);
-      few(context, tiling, {
-        ...call,
-        a: part(a, -2, row, to),
-        out: part(out, -2, row, to),
-        options: { ...options, addend },
-      });
-    }
-  } else many(context, tiling, call);
+    for (let row = 0; row < m; row += FEW_ROWS) few(context, tiling, ofRows(call, row, Math.min(m, row + FEW_ROWS)));
+  } else if (isSkinny(call)) cut(context, tiling, turned(call));
+  else many(context, tiling, call);
+}
+
+type Dimension = "m" | "k" | "n";
+
+/** Along which dimension a product must be cut, if it must: that in which an operand for no binding reaches furthest. */
+function tooLarge(context: GpuContext, { a, b, out, options }: Call): Dimension | "batch" | undefined {
+  const operands: [View, Dimension, Dimension][] = [
+    [a, "m", "k"],
+    [b, "k", "n"],
+    [out, "m", "n"],
+  ];
+  if (options.addend) operands.push([options.addend, "m", "n"]);
+  const found = operands.find(([view]) => !context.fits(view));
+  if (out.shape.length > 5 || (found && out.shape.length > 2)) return "batch";
+  if (found) {
+    const [{ shape, strides }, outer, inner] = found;
+    return (shape[0] - 1) * strides[0] >= (shape[1] - 1) * strides[1] ? outer : inner;
+  }
+  const [m, n] = out.shape.slice(-2);
+  if (m > LARGEST_GRID * 4) return "m";
+  return n > LARGEST_GRID * 4 ? "n" : undefined;
+}
+
+/** Rows of a product; by the means of the whole, however few they are. */
+function ofRows(call: Call, from: number, to: number): Call {
+  const { a, out, options } = call;
+  const addend = options.addend && part(options.addend, 0, from, to);
+  const rows = kindOf(out.shape.at(-2)!, options);
+  return { ...call, a: part(a, -2, from, to), out: part(out, -2, from, to), options: { ...options, addend, rows } };
+}
+
+function halves(call: Call, dimension: Dimension): [Call, Call] {
+  const { a, b, out, options } = call;
+  if (dimension === "m") {
+    const [m] = out.shape.slice(-2);
+    return [ofRows(call, 0, half(m)), ofRows(call, half(m), m)];
+  }
+  if (dimension === "k") {
+    const k = a.shape.at(-1)!;
+    const inner = (from: number, to: number) => ({ ...call, a: part(a, -1, from, to), b: part(b, -2, from, to) });
+    const { alpha, rows } = options;
+    return [inner(0, half(k)), { ...inner(half(k), k), options: { alpha, rows, accumulate: true } }];
+  }
+  const n = out.shape.at(-1)!;
+  const columns = (from: number, to: number): Call => {
+    const addend = options.addend && part(options.addend, 1, from, to);
+    const bias = options.bias && part(options.bias, 0, from, to);
+    return { ...call, b: part(b, -1, from, to), out: part(out, -1, from, to), options: { ...options, addend, bias } };
+  };
+  return [columns(0, half(n)), columns(half(n), n)];
+}
+
+/** So few columns leave most of a tile idle: LoRA's products with A and B. */
+const FEW_COLUMNS = 2 * FEW_ROWS;
+
+/** Has it few columns, whatever its rows are, and can the other operand be the one of few rows? */
+const isSkinny = ({ b, out, options }: Call): boolean =>
+  out.shape.at(-1)! <= FEW_COLUMNS && b.dtype === "f32" && !(options.bias && options.addend);
+
+/** outᵀ = bᵀ·aᵀ: few columns become few rows. */
+function turned({ a, b, out, options: { bias, addend, ...options } }: Call): Call {
+  const across = bias && { ...bias, shape: [out.shape.at(-1)!, out.shape.at(-2)!], strides: [bias.strides[0], 0] };
+  return {
+    ...{ a: transposed(b), b: transposed(a), out: transposed(out) },
+    options: { ...options, addend: addend ? transposed(addend) : across, rows: "few" },
+  };
+}
+
+/** The last two dimensions exchanged. */
+function transposed(view: View): View {
+  const swap = (list: readonly number[]): number[] => [...list.slice(0, -2), list.at(-1)!, list.at(-2)!];
+  return { ...view, shape: swap(view.shape), strides: swap(view.strides) };
 }
 
 const kindOf = (m: number, { rows }: MatmulOptions) => rows ?? (m <= FEW_ROWS ? "few" : "many");
