@@ -5,6 +5,7 @@ import { IDENTITY, type Program } from "../../expr/program.ts";
 import { sizeOf } from "../../shape.ts";
 import { coalesce } from "../cpu/iteration.ts";
 import type { View } from "../device.ts";
+import { withoutBlocks } from "./blocks.ts";
 import type { Binding, GpuContext, KernelSource, Word } from "./context.ts";
 import { isWhole, Translation } from "./expression.ts";
 import { fused } from "./fused.ts";
@@ -210,8 +211,10 @@ export function elementwise(
   out: View,
   accumulate = false,
 ): void {
-  if (!accumulate && fused(gpu, program, params, inputs, out)) return;
-  map(gpu, "elementwise", params, inputs, [{ root: program.root, view: out, accumulate }]);
+  withoutBlocks(gpu, inputs, (plain) => {
+    if (!accumulate && fused(gpu, program, params, plain, out)) return;
+    map(gpu, "elementwise", params, plain, [{ root: program.root, view: out, accumulate }]);
+  });
 }
 
 /** Runs `body` with inputs whose last dimension lies closely: where one does not, a copy is made for the time. */

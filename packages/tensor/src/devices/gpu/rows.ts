@@ -2,6 +2,7 @@
 import { isBlocks } from "../../dtype.ts";
 import { sizeOf } from "../../shape.ts";
 import type { View } from "../device.ts";
+import { gatherBlocks } from "./blocks.ts";
 import type { GpuContext } from "./context.ts";
 import { accessOf, coordinates, place } from "./elementwise.ts";
 import { eachGroup, eachItem, ITEMS, libraryFor, load, parameters, slot, storages, store, written } from "./shader.ts";
@@ -77,6 +78,10 @@ ${eachGroup(
 export function gatherRows(gpu: GpuContext, table: View, index: View, out: View): void {
   const [n, features] = out.shape;
   if (n === 0 || features === 0) return;
+  if (isBlocks(table.dtype)) {
+    gatherBlocks(gpu, table, index, out);
+    return;
+  }
   const [rows, to] = [gpu.bind(index, "gatherRows"), gpu.bind(out, "gatherRows")];
   const windows = gpu.rowWindows(table);
   for (const [w, { row, view }] of windows.entries()) {
@@ -160,6 +165,3 @@ export function scatterRows(gpu: GpuContext, src: View, index: View, out: View, 
     gpu.run(kernel, words, [from.binding, rows.binding, to.binding], [Math.ceil(features / ITEMS)]);
   }
 }
-
-/** Can these kernels read the table? Quantised ones cannot. */
-export const readable = (table: View): boolean => !isBlocks(table.dtype);
