@@ -25,7 +25,12 @@ export class DTypeError extends TensorError {
 
 /** A device that is missing, failed, or was given another device's tensor. */
 export class DeviceError extends TensorError {
-  override readonly name = "DeviceError";
+  override readonly name: string = "DeviceError";
+}
+
+/** A device that is gone, or out of memory, in the middle of work: its tensors are lost, another device may go on. */
+export class DeviceLostError extends DeviceError {
+  override readonly name = "DeviceLostError";
 }
 
 /** A tensor used after its memory was freed, or a gradient asked for where none flows. */

@@ -49,7 +49,16 @@ export {
 export { type Call, Profile, type ProfileRow, profiled, profileRows, quietest } from "./devices/profile/index.ts";
 export { defaultDevice, reference, setDefaultDevice } from "./devices/registry.ts";
 export { BLOCKS, type BlockType, BYTES, type DType, type ElementType, fromBf16, isBlocks, toBf16 } from "./dtype.ts";
-export { DeviceError, DTypeError, FormatError, GradientError, IndexError, ShapeError, TensorError } from "./errors.ts";
+export {
+  DeviceError,
+  DeviceLostError,
+  DTypeError,
+  FormatError,
+  GradientError,
+  IndexError,
+  ShapeError,
+  TensorError,
+} from "./errors.ts";
 export { constant, type Expr, select } from "./expr/expr.ts";
 export type { FormatOptions } from "./format.ts";
 export { type GradCheckOptions, gradCheck } from "./grad-check.ts";

@@ -1,6 +1,6 @@
 // What the files of this folder need to run kernels: buffers, pipelines, and one stream of recorded work.
 import { BYTES } from "../../dtype.ts";
-import { DeviceError } from "../../errors.ts";
+import { DeviceError, DeviceLostError } from "../../errors.ts";
 import type { Storage } from "../../memory.ts";
 import { sizeOf } from "../../shape.ts";
 import type { View } from "../device.ts";
@@ -100,6 +100,7 @@ export class GpuContext {
   /** Buffers that end with the current submission. */
   #passing: GPUBuffer[] = [];
   #failure: DeviceError | undefined;
+  #isReleased = false;
 
   constructor(device: GPUDevice, abilities: Abilities, library: GpuJs) {
     this.device = device;
@@ -114,11 +115,12 @@ export class GpuContext {
     );
     this.#ring = device.createBuffer({ size: RING_BYTES, usage: USAGE.uniform | USAGE.storage | USAGE.copyDst });
     device.onuncapturederror = ({ error }) => {
-      const memory = error.constructor.name === "GPUOutOfMemoryError";
-      this.fail(new DeviceError("gpu", memory ? `the GPU is out of memory: ${error.message}` : error.message));
+      const { message } = error;
+      if (error.constructor.name !== "GPUOutOfMemoryError") this.fail(new DeviceError("gpu", message));
+      else this.fail(new DeviceLostError("gpu", `the GPU is out of memory: ${message}`));
     };
     void device.lost.then(({ message, reason }) => {
-      if (reason !== "destroyed") this.fail(new DeviceError("gpu", `the GPU was lost: ${message}`));
+      if (!this.#isReleased) this.fail(new DeviceLostError("gpu", `the GPU was lost (${message || reason})`));
     });
   }
 
@@ -330,7 +332,7 @@ export class GpuContext {
       this.copy(this.bufferOf(block, "read"), first, staging, 0, size);
       this.submit();
       await staging.mapAsync(1, 0, size).catch((cause: Error) => {
-        this.fail(new DeviceError("gpu", `reading failed: ${cause.message}`, { cause }));
+        this.fail(new DeviceLostError("gpu", `the GPU was lost (${cause.message})`, { cause }));
       });
       this.check();
       return new Uint8Array(staging.getMappedRange(0, size)).slice(byteOffset - first, byteOffset - first + byteLength);
@@ -433,6 +435,7 @@ export class GpuContext {
 
   /** Gives all buffers back to the device, which others may still use. */
   release(): void {
+    this.#isReleased = true;
     this.submit();
     this.pool.trim(0);
     this.#ring.destroy();
