@@ -23,6 +23,7 @@ import { EmbeddingSequence } from "./embedding.ts";
 import { EventQueue } from "./event-queue.ts";
 import { PAGE_ROWS } from "./pages.ts";
 import { byAdapter, type Part } from "./parts.ts";
+import { proposeTokens } from "./propose.ts";
 import { Scheduler } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
 import {
@@ -32,6 +33,9 @@ import {
   type EngineStats,
   type GenerationEngine,
 } from "./types.ts";
+
+/** Rows of proposed tokens in one step at the most. */
+const SPARE_ROWS = 3;
 
 export interface EngineOptions {
   /** Memory of the key/value cache, bytes. Default 512 MiB, or less where all that can run at once needs less. */
@@ -44,6 +48,11 @@ export interface EngineOptions {
   readonly promptRows?: number;
   /** The same while answers are: a long prompt makes them pause so long at the most. Default 128. */
   readonly promptRowsBeside?: number;
+  /**
+   * Tokens looked up in the text so far and checked along with the next one, in a step of few rows: faster where answers
+   * repeat their prompt, the same in any case. Default 3; 0: none.
+   */
+  readonly proposedTokens?: number;
   /** Tokens that end an answer: `eos_token_id` of `generation_config.json`. Default none. */
   readonly endTokens?: readonly number[];
 }
@@ -61,6 +70,7 @@ export class Engine implements GenerationEngine {
   readonly #maxRunning: number;
   readonly #maxWaiting: number;
   readonly #endTokens: readonly number[];
+  readonly #proposedTokens: number;
   readonly #cache: CacheRows;
   readonly #scheduler: Scheduler;
   readonly #adapters = new Map<string, RowAdapter>();
@@ -76,8 +86,8 @@ export class Engine implements GenerationEngine {
     const { maxRunning = 64, maxWaiting = 1024, promptRows = 512, promptRowsBeside = 128 } = options;
     for (const [name, value] of Object.entries({ maxRunning, promptRows, promptRowsBeside }))
       checkCount(name, value, 1);
-    checkCount("maxWaiting", maxWaiting, 0);
-    const { cacheBytes = 512 * 2 ** 20, endTokens = [] } = options;
+    const { cacheBytes = 512 * 2 ** 20, endTokens = [], proposedTokens = 3 } = options;
+    for (const [name, value] of Object.entries({ maxWaiting, proposedTokens })) checkCount(name, value, 0);
     const { config, device } = model;
     const pageBytes = CacheRows.rowBytes(config) * PAGE_ROWS;
     const needed = maxRunning * Math.ceil(config.maxPositionEmbeddings / PAGE_ROWS);
@@ -88,6 +98,7 @@ export class Engine implements GenerationEngine {
     this.#maxRunning = maxRunning;
     this.#maxWaiting = maxWaiting;
     this.#endTokens = endTokens;
+    this.#proposedTokens = proposedTokens;
     this.#scheduler = new Scheduler({ pages, maxRunning, promptRows, promptRowsBeside });
     this.#cache = new CacheRows(config, pages * PAGE_ROWS, device);
   }
@@ -232,7 +243,7 @@ export class Engine implements GenerationEngine {
       const now = performance.now();
       scheduler.reap((sequence) => (this.#cancelsAll ? "cancelled" : sequence.interrupted(now)));
       scheduler.admit(now);
-      const parts = scheduler.plan(() => []);
+      const parts = scheduler.plan((answer, answering) => this.#propose(answer, answering));
       const [prompts, answers] = [byAdapter(parts.prompts), byAdapter(parts.answers)];
       try {
         await this.#step(prompts, answers);
@@ -246,6 +257,12 @@ export class Engine implements GenerationEngine {
       this.#counts.lastPassAt = performance.now();
       this.#tellUnused();
     }
+  }
+
+  /** While a step has few rows, some more cost next to nothing: the weights are read once for all. */
+  #propose(answer: Answer, answering: number): readonly number[] {
+    const most = Math.min(this.#proposedTokens, Math.floor(SPARE_ROWS / answering), answer.left - 1);
+    return most > 0 ? proposeTokens(answer.tokens, most) : [];
   }
 
   async #step(prompts: readonly Part[], answers: readonly Part[]): Promise<void> {
