@@ -5,6 +5,7 @@ import { reference } from "./registry.ts";
 /** Names that {@link createDevice} takes. */
 export const DEVICE_NAMES = ["auto", "cpu", "gpu", "reference"] as const;
 
+/** A name that {@link createDevice} takes. */
 export type DeviceName = (typeof DEVICE_NAMES)[number];
 
 /** How a device is set up. */

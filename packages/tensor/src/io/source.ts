@@ -11,6 +11,7 @@ import type { Tensor } from "../tensor.ts";
 
 /** Types that weights can be written in: numbers of 32 and 16 bits, and blocks of ggml. */
 export const STORED_TYPES = ["f32", "f16", "bf16", ...QUANTIZABLE, ...FILE_BLOCKS] as const;
+/** A type that a file of weights can hold. */
 export type StoredType = (typeof STORED_TYPES)[number];
 
 /** A tensor that is made when its turn to be written comes: only one of many is in memory at a time. */

@@ -27,7 +27,7 @@ export class Context {
   readonly recorded: boolean;
   /** Set by `save`, in that order. */
   readonly saved: Tensor[] = [];
-  /** For {@link Node}: what has been collected so far for each input's gradient, where it may be added to in place. */
+  /** For the tape: what has been collected so far for each input's gradient, where it may be added to in place. */
   collected: Collected = nothingCollected;
 
   constructor(device: Device, inputs: readonly ResultType[], result: ResultType, needs: readonly boolean[]) {

@@ -4,6 +4,7 @@ import { BLOCKS, type BlockType, fromF16, toF16 } from "../dtype.ts";
 
 /** Block types that numbers can be turned into. */
 export const QUANTIZABLE = ["q8_0", "q4_1"] as const satisfies readonly BlockType[];
+/** A type of blocks that numbers can be rounded to. */
 export type QuantizableType = (typeof QUANTIZABLE)[number];
 
 export function isQuantizable(type: string): type is QuantizableType {

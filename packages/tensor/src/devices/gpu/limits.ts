@@ -2,6 +2,7 @@
 import type { GpuContext } from "./context.ts";
 import { repeat } from "./wgsl/source.ts";
 
+/** What the adapter gives at most. */
 export interface GpuLimits {
   /** 10⁹ operations of f32 a second, two a multiply-add. */
   readonly gflops: number;
