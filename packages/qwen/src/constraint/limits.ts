@@ -25,8 +25,9 @@ export const LIMITS = {
   patternDepth: 50,
   /** Largest count in `{m,n}`. */
   repeat: 1000,
-  /** States of a pattern's automaton before and after it was made deterministic, and steps of doing that. */
+  /** States of a pattern's automaton before and after it was made deterministic, and steps of doing both. */
   nfaStates: 50_000,
+  nfaSteps: 200_000,
   dfaStates: 10_000,
   dfaSteps: 20_000_000,
   /** Ways to read the text so far that are followed; more are left out, which only narrows what is allowed. */

@@ -20,6 +20,7 @@ const TOO_LARGE = `the pattern, or what it is combined with, needs more than`;
 /** Thompson's construction: an automaton with free transitions from a regular expression. */
 class Nfa {
   readonly states: NfaState[] = [];
+  #built = 0;
   readonly #encode: (ranges: readonly (readonly [number, number])[]) => ByteRange[][];
 
   constructor(encoding: Encoding) {
@@ -36,6 +37,9 @@ class Nfa {
   /** Builds a node from a state on. @returns the state behind it */
   build(node: RegexNode, from: number): number {
     const { states } = this;
+    // Counts multiply, also of parts that need no state.
+    if (++this.#built > LIMITS.nfaSteps)
+      throw new ConstraintError(`${TOO_LARGE} ${LIMITS.nfaSteps} parts; make it shorter`);
     switch (node.kind) {
       case "characters": {
         const to = this.add();
