@@ -163,7 +163,7 @@ describe("choices", () => {
 
 describe("schemas that cannot be followed", () => {
   const deep = (levels: number): unknown => (levels === 0 ? {} : { type: "array", items: deep(levels - 1) });
-  test.each<[unknown, string]>([
+  const refused: [unknown, string][] = [
     [
       { type: "object", properties: { a: { uniqueItems: true } } },
       "#/properties/a/uniqueItems is supported as false only",
