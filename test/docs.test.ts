@@ -19,7 +19,8 @@ import { basename, dirname, join } from "node:path";
  * All ```ts blocks of a file are one program, in their order; its working folder is the README's package, or one beside it
  * for docs/. Comment lines directly below a line of code state what has been printed by then; a program
  * without them only has to run. "```ts no-run" is not run;
- * "```ts test" blocks are run behind the program by `bun test`. "./packages/…" is the repository's.
+ * "```ts test" blocks are run behind the program by `bun test`. "./packages/…" is the repository's. In tables of equivalents, whose
+ * last column is headed "here", that column's code is run after the program, an expression a line.
  */
 const root = join(import.meta.dir, "..");
 const workspaces = [...new Bun.Glob("{packages,apps}/*/package.json").scanSync(root)]
@@ -28,6 +29,7 @@ const workspaces = [...new Bun.Glob("{packages,apps}/*/package.json").scanSync(r
 const places = [
   ...workspaces.map((folder) => ({ file: `${folder}/README.md`, folder })),
   ...[...new Bun.Glob("docs/*.md").scanSync(root)].sort().map((file) => ({ file, folder: "packages/cli" })),
+  ...[...new Bun.Glob("docs/tensor/*.md").scanSync(root)].sort().map((file) => ({ file, folder: "packages/tensor" })),
 ].filter(({ file }) => existsSync(join(root, file)));
 
 const temporary = realpathSync(mkdtempSync(join(tmpdir(), "docs-")));
@@ -39,6 +41,13 @@ function blocks(text: string, info: string): string {
     .filter((match) => match[1] === info)
     .map((match) => match[2].replaceAll('"./packages/', `"${root}/packages/`))
     .join("\n");
+}
+
+/** The expressions in the last column of tables of equivalents, as statements. */
+function equivalents(text: string): string {
+  const tables = [...text.matchAll(/^\|.*\| here \|\n\| ---.*\n((?:\|.*\n)+)/gm)];
+  const rows = tables.flatMap((match) => match[1].trim().split("\n"));
+  return rows.map((row) => `void (${row.match(/`([^`]+)` \|$/)![1]});\n`).join("");
 }
 
 /** The lines that the program's comments say it prints. */
@@ -84,7 +93,7 @@ const TIMEOUT_MS = 180_000;
 describe("the documentation's code runs and prints what its comments say", () => {
   for (const { file, folder } of places) {
     const text = readFileSync(join(root, file), "utf8");
-    const program = blocks(text, "ts");
+    const program = blocks(text, "ts") + equivalents(text);
     if (program === "") continue;
     const check = async (): Promise<void> => {
       const place = home(file, folder);
@@ -109,11 +118,13 @@ test(
   "the documentation's code has no type errors",
   async () => {
     for (const { file, folder } of places) {
-      const program = [blocks(readFileSync(join(root, file), "utf8"), "ts"), "export {};"].join("\n");
+      const text = readFileSync(join(root, file), "utf8");
+      const program = [blocks(text, "ts"), equivalents(text), "export {};"].join("\n");
       writeFileSync(join(home(`types of ${file}`, folder), "program.ts"), program);
     }
     const options = {
       noUnusedLocals: false,
+      noUnusedParameters: false,
       noImplicitAny: false,
       types: [join(root, "node_modules", "@types", "bun")],
     };
