@@ -56,6 +56,20 @@ describe("heap", () => {
     expect(heap.stats().reserved).toBe(reserved);
   });
 
+  test("memory that nothing has touched comes last, also where it would fit better", () => {
+    const heap = heapOf(1 << 20);
+    const touched = heap.allocate(1_000_000);
+    const lasting = heap.allocate(200_000);
+    heap.free(touched);
+    expect(heap.allocate(500_000)).toBe(touched);
+    // What is left of it is too small now; the rest of the second region is not.
+    expect(heap.allocate(600_000)).toBe(lasting + Math.ceil(200_000 / ALIGNMENT) * ALIGNMENT);
+    expect(heap.stats().reserved).toBe(2 << 20);
+    // Nor does it lie idle: with the free block in front of it, it is one.
+    heap.allocate(500_000 + (1 << 20) - 1_000_000 - 2 * ALIGNMENT);
+    expect(heap.stats().reserved).toBe(2 << 20);
+  });
+
   test("freeing twice or elsewhere is an error", () => {
     const heap = heapOf(1 << 16);
     const block = heap.allocate(100);

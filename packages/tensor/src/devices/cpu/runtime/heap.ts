@@ -20,6 +20,7 @@ export class MemoryError extends Error {
 interface Block {
   address: number;
   bytes: number;
+  /** In the free list of its class. */
   free: boolean;
   /** Neighbours in memory within a region. */
   before: Block | undefined;
@@ -56,6 +57,11 @@ export class Heap {
   /** For each first level, a bit for each of its lists that is not empty. */
   private readonly filled = new Uint32Array(FIRST_LEVELS);
   private readonly inUse = new Map<number, Block>();
+  /**
+   * Ends of regions that nothing has touched, which the system has not had to provide yet. They are in no list: they are used where
+   * nothing else fits, so that a round of the same shapes touches no more memory than the one before.
+   */
+  private readonly fresh: Block[] = [];
   /** Last block of the most recent region, to join a region that begins where it ends. */
   private last: Block | undefined;
   private used = 0;
@@ -71,17 +77,15 @@ export class Heap {
   allocate(bytes: number): number {
     const size = Math.max(1, Math.ceil(bytes / ALIGNMENT)) * ALIGNMENT;
     if (!(size < LONGEST)) throw new MemoryError(`[memory] ${bytes} bytes cannot be had`);
-    let block = this.find(size);
-    if (block === undefined) {
-      this.addRegion(size);
-      block = this.find(size)!;
-    }
-    this.unlink(block);
-    block.free = false;
-    if (block.bytes > size) {
-      const rest = this.insertAfter(block, block.address + size, block.bytes - size);
-      block.bytes = size;
-      this.link(rest);
+    const block = this.find(size) ?? this.fromFresh(size) ?? this.fromRegion(size);
+    if (block.free) {
+      this.unlink(block);
+      block.free = false;
+      if (block.bytes > size) {
+        const rest = this.insertAfter(block, block.address + size, block.bytes - size);
+        block.bytes = size;
+        this.link(rest);
+      }
     }
     this.inUse.set(block.address, block);
     this.used += size;
@@ -123,27 +127,48 @@ export class Heap {
     return bits === 0 ? undefined : lists[first * SECOND_LEVELS + (31 - Math.clz32(bits & -bits))];
   }
 
+  /** A block in use from the beginning of untouched memory, with the free block in front of it. */
+  private fromFresh(size: number): Block | undefined {
+    for (const [i, fresh] of this.fresh.entries()) {
+      const { before } = fresh;
+      const front = before?.free ? before.bytes : 0;
+      if (front + fresh.bytes < size) continue;
+      if (front > 0) {
+        this.unlink(before!);
+        fresh.address = before!.address;
+        fresh.bytes += front;
+        fresh.before = before!.before;
+        if (fresh.before) fresh.before.after = fresh;
+      }
+      if (fresh.bytes > size) this.fresh[i] = this.insertAfter(fresh, fresh.address + size, fresh.bytes - size);
+      else this.fresh.splice(i, 1);
+      fresh.bytes = size;
+      return fresh;
+    }
+    return undefined;
+  }
+
+  private fromRegion(size: number): Block {
+    this.addRegion(size);
+    return this.fromFresh(size)!;
+  }
+
   private addRegion(bytes: number): void {
     const region = this.grow(bytes);
     this.reserved += region.bytes;
     const { last } = this;
     if (last && last.address + last.bytes === region.address) {
-      if (last.free) {
-        this.unlink(last);
-        last.bytes += region.bytes;
-        this.link(last);
-      } else {
-        this.link((this.last = this.insertAfter(last, region.address, region.bytes)));
-      }
+      if (this.fresh.includes(last)) last.bytes += region.bytes;
+      else this.fresh.push(this.insertAfter(last, region.address, region.bytes));
       return;
     }
-    this.last = { ...region, free: true, before: undefined, after: undefined, previous: undefined, next: undefined };
-    this.link(this.last);
+    this.last = { ...region, free: false, before: undefined, after: undefined, previous: undefined, next: undefined };
+    this.fresh.push(this.last);
   }
 
   private insertAfter(block: Block, address: number, bytes: number): Block {
     const { after } = block;
-    const inserted: Block = { address, bytes, free: true, before: block, after, previous: undefined, next: undefined };
+    const inserted: Block = { address, bytes, free: false, before: block, after, previous: undefined, next: undefined };
     block.after = inserted;
     if (after) after.before = inserted;
     if (this.last === block) this.last = inserted;
