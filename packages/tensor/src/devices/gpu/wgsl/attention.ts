@@ -1,4 +1,4 @@
-import type { AttentionOptions, Segment, View } from "../../device.ts";
+import { type AttentionOptions, FEW_ROWS, type Segment, type View } from "../../device.ts";
 import type { GpuContext } from "../context.ts";
 import type { Tiling } from "./matmul.ts";
 import { Params, repeat } from "./source.ts";
@@ -37,7 +37,7 @@ function sideFor(context: GpuContext, widest: number, bytes: (side: number) => n
 }
 
 const params = new Params({
-  ...{ queries: "u32", group: "u32", scale: "f32", keys: "u32", lse_wanted: "u32" },
+  ...{ queries: "u32", group: "u32", scale: "f32", keys: "u32", lse_wanted: "u32", nothing: "f32" },
   ...{ q_at: "u32", q_0: "u32", q_1: "u32", k_at: "u32", k_0: "u32", k_1: "u32", v_at: "u32", v_0: "u32", v_1: "u32" },
   ...{ out_at: "u32", out_0: "u32", out_1: "u32", lse_at: "u32", lse_0: "u32", lse_1: "u32" },
   ...{ grad_at: "u32", grad_0: "u32", grad_1: "u32", dq_at: "u32", dq_0: "u32", dq_1: "u32" },
@@ -99,18 +99,24 @@ function bring(tile: string, count: number, size: number, valid: string, at: str
 const HEAD = `@compute @workgroup_size(${SIDE}, ${SIDE})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) id: vec3u, @builtin(local_invocation_index) lane: u32) {`;
 
+/** Numbers of an item. */
+const ITEM_WORDS = 7;
 /** What an item of the table `items` says: a segment, and its first row in this tile. */
 const ITEM = `
-  let query0 = items[5u * group.x];
-  let queries = items[5u * group.x + 1u];
-  let key0 = items[5u * group.x + 2u];
-  let keys = items[5u * group.x + 3u];
-  let r0 = items[5u * group.x + 4u];
+  let item = ${ITEM_WORDS}u * group.x;
+  let query0 = items[item];
+  let queries = items[item + 1u];
+  let key0 = items[item + 2u];
+  let keys = items[item + 3u];
+  // Key j is seen by query i where j ≤ i + seen.
+  let seen = bitcast<i32>(items[item + 4u]);
+  let target0 = items[item + 5u];
+  let r0 = items[item + 6u];
   let rows = queries * p.group;`;
 
 /** The place of row r's query and head in the view `name`. */
-const rowAt = (name: string, r = "(r0 + r)"): string =>
-  `p.${name}_at + (query0 + ${r} / p.group) * p.${name}_0 + (group.y * p.group + ${r} % p.group) * p.${name}_1`;
+const rowAt = (name: string, first = "query0"): string =>
+  `p.${name}_at + (${first} + (r0 + r) / p.group) * p.${name}_0 + (group.y * p.group + (r0 + r) % p.group) * p.${name}_1`;
 
 /** A [rows × keys] tile of dot products of two tiles' heads, `into[i][j]` for rows id.y + 8·i and keys id.x + 8·j. */
 function products(into: string, left: string, right: string, { rows, keys, size }: Shape): string {
@@ -164,9 +170,8 @@ ${HEAD}${ITEM}
   ${bring("tile_q", R, size, "r0 + r < rows", rowAt("q"), "q")}
   if (lane < ${R}u) { most[lane] = ${LOWEST}; sums[lane] = 0.0; }
   ${declare("o", rows, size)}
-  // Key j is seen by query i where j ≤ i + seen. The last row of the tile sees most.
-  let seen = i32(keys) - i32(queries);
-  let last = i32(min(r0 + ${R - 1}u, max(rows, 1u) - 1u) / p.group) + seen;
+  // The last row of the tile sees most.
+  let last = min(i32(keys) - 1, i32(min(r0 + ${R - 1}u, max(rows, 1u) - 1u) / p.group) + seen);
   for (var j0 = 0u; i32(j0) <= last; j0 += ${C}u) {
     ${bring("tile_kv", C, size, "j0 + r < keys", keyAt(shape, "k", "j0 + r"), "k")}
     workgroupBarrier();
@@ -175,7 +180,7 @@ ${HEAD}${ITEM}
     workgroupBarrier();
     ${bring("tile_kv", C, size, "j0 + r < keys", keyAt(shape, "v", "j0 + r"), "v")}
     if (lane < ${R}u) {
-      let end = u32(clamp(i32((r0 + lane) / p.group) + seen + 1 - i32(j0), 0, ${C}));
+      let end = u32(clamp(min(i32(keys), i32((r0 + lane) / p.group) + seen + 1) - i32(j0), 0, ${C}));
       let before = most[lane];
       var now = before;
       for (var c = 0u; c < end; c++) { now = max(now, scores[c * ${R + 1}u + lane]); }
@@ -203,10 +208,10 @@ ${HEAD}${ITEM}
     if (r0 + r < rows) {
       let sum = sums[r];
       let inverse = select(1.0 / sum, 0.0, sum == 0.0);
-      ${repeat(quadsOf(size) / SIDE, (t) => `put_out(${rowAt("out")}, 4u * (id.x + ${SIDE * t}u), o${i}_${t} * inverse);`)}
+      ${repeat(quadsOf(size) / SIDE, (t) => `put_out(${rowAt("out", "target0")}, 4u * (id.x + ${SIDE * t}u), o${i}_${t} * inverse);`)}
       if (id.x == 0u && p.lse_wanted == 1u) {
-        lse[p.lse_at + (group.y * p.group + (r0 + r) % p.group) * p.lse_0 + (query0 + (r0 + r) / p.group) * p.lse_1] =
-          select(most[r] + log(sum), 0.0, sum == 0.0);
+        lse[p.lse_at + (group.y * p.group + (r0 + r) % p.group) * p.lse_0 + (target0 + (r0 + r) / p.group) * p.lse_1] =
+          select(most[r] + log(sum), p.nothing, sum == 0.0);
       }
     }
   }`,
@@ -278,8 +283,7 @@ ${HEAD}${ITEM}
   ${bring("tile_g", R, size, "r0 + r < rows", rowAt("grad"), "grad")}
   ${BRING_ROWS(R)}
   ${declare("o", rows, size)}
-  let seen = i32(keys) - i32(queries);
-  let last = i32(min(r0 + ${R - 1}u, max(rows, 1u) - 1u) / p.group) + seen;
+  let last = min(i32(keys) - 1, i32(min(r0 + ${R - 1}u, max(rows, 1u) - 1u) / p.group) + seen);
   for (var j0 = 0u; i32(j0) <= last; j0 += ${C}u) {
     workgroupBarrier();
     ${bring("tile_k", C, size, "j0 + r < keys", keyAt(shape, "k", "j0 + r"), "k")}
@@ -381,11 +385,22 @@ function covering(segments: readonly Segment[], queries: number): Segment[] {
   return all;
 }
 
-/** A tile of rows after another: segment and first row. */
-function itemsOf(segments: readonly Segment[], group: number, rows: number): Uint32Array {
+/** Queries with the keys that one workgroup passes by them. */
+interface Piece extends Segment {
+  /** Query i sees key j of the piece where j ≤ i + seen. */
+  readonly seen: number;
+  /** The row of the first query's result. */
+  readonly target: number;
+}
+
+const whole = (s: Segment): Piece => ({ ...s, seen: s.keys - s.queries, target: s.query });
+
+/** A tile of rows after another: piece and first row. */
+function itemsOf(pieces: readonly Piece[], group: number, rows: number): Uint32Array {
   const items: number[] = [];
-  for (const s of segments) {
-    for (let r = 0; r < s.queries * group; r += rows) items.push(s.query, s.queries, s.key, s.keys, r);
+  for (const s of pieces) {
+    for (let r = 0; r < s.queries * group; r += rows)
+      items.push(s.query, s.queries, s.key, s.keys, s.seen, s.target, r);
   }
   return Uint32Array.from(items);
 }
@@ -405,10 +420,17 @@ function listsOf(segments: readonly Segment[], keys: number, tile: number): Uint
 
 const OP = "attention";
 
+/** Few queries with more keys than these are shared by several workgroups, a run of {@link RUN} keys each. */
+const LONG = 512;
+const RUN = 256;
+
+const isLong = ({ queries, keys }: Segment, { rows }: AttentionOptions): boolean =>
+  keys > LONG && (rows ?? (queries <= FEW_ROWS ? "few" : "many")) === "few";
+
 /** `Device.attention`. */
 export function attention(
   context: GpuContext,
-  { attentionSide }: Pick<Tiling, "attentionSide">,
+  tiling: Pick<Tiling, "attentionSide">,
   q: View,
   k: View,
   v: View,
@@ -416,37 +438,127 @@ export function attention(
   out: View,
   lse: View | undefined,
 ): void {
-  const [queries, heads, size] = q.shape;
+  const [queries] = q.shape;
   if (queries === 0) return;
   apart(context, lse ? [out, lse] : [out], [q, k, v] as const, ([q, k, v]) => {
-    const group = heads / k.shape[1];
+    const operands = { q, k, v, options };
     const segments = covering(options.segments, queries);
-    const side = sideFor(
-      context,
-      attentionSide,
-      (n) => 2 * SIDE * n * headBytes(size) + 4 * (SIDE * n * (SIDE * n + 1) + 3 * SIDE * n),
-    );
-    const few = segments.every((s) => s.queries * group <= SIDE);
-    const shape: Shape = { rows: few ? 1 : side, keys: side, size, paged: options.keyRows !== undefined };
-    const key = `attention-${shape.rows}-${shape.keys}-${size}-${shape.paged}`;
-    const kernel = context.kernel(key, () => ({
-      code: forwardSource(shape),
-      access: shape.paged ? "rrrwwrr" : "rrrwwr",
-    }));
-    // A log-sum-exp that nobody wants still needs a buffer to be bound.
-    const unused = lse ? undefined : temporary(context, [1]);
-    const at = (view: View) => ({ view, ...context.bind(view, OP) });
-    const views = { q: at(q), k: at(k), v: at(v), out: at(out), lse: at(lse ?? { ...unused!.view, strides: [0] }) };
-    const rows = options.keyRows && at(options.keyRows);
-    const items = itemsOf(segments, group, SIDE * shape.rows);
-    const values = { ...valuesOf({ ...views, rows }), queries, group, scale: options.scale, lse_wanted: lse ? 1 : 0 };
-    const bindings = [...Object.values(views).map((view) => view.binding), ...context.tables(items)];
-    context.run(kernel, params.words(values), rows ? [...bindings, rows.binding] : bindings, [
-      items.length / 5,
-      k.shape[1],
-    ]);
-    unused?.free();
+    const short = segments.filter((s) => !isLong(s, options));
+    const long = segments.filter((s) => isLong(s, options));
+    if (short.length > 0) forward(context, tiling, operands, short.map(whole), out, lse, 0);
+    if (long.length > 0) inRuns(context, tiling, operands, long, out, lse);
   });
+}
+
+interface Operands {
+  readonly q: View;
+  readonly k: View;
+  readonly v: View;
+  readonly options: AttentionOptions;
+}
+
+/** Results of pieces, each normalised on its own. `nothing` is the log-sum-exp of a query that sees no key. */
+function forward(
+  context: GpuContext,
+  { attentionSide }: Pick<Tiling, "attentionSide">,
+  { q, k, v, options }: Operands,
+  pieces: readonly Piece[],
+  out: View,
+  lse: View | undefined,
+  nothing: number,
+): void {
+  const [queries, heads, size] = q.shape;
+  const group = heads / k.shape[1];
+  const side = sideFor(
+    context,
+    attentionSide,
+    (n) => 2 * SIDE * n * headBytes(size) + 4 * (SIDE * n * (SIDE * n + 1) + 3 * SIDE * n),
+  );
+  const few = pieces.every((s) => s.queries * group <= SIDE);
+  const shape: Shape = { rows: few ? 1 : side, keys: side, size, paged: options.keyRows !== undefined };
+  const key = `attention-${shape.rows}-${shape.keys}-${size}-${shape.paged}`;
+  const kernel = context.kernel(key, () => ({
+    code: forwardSource(shape),
+    access: shape.paged ? "rrrwwrr" : "rrrwwr",
+  }));
+  // A log-sum-exp that nobody wants still needs a buffer to be bound.
+  const unused = lse ? undefined : temporary(context, [1]);
+  const at = (view: View) => ({ view, ...context.bind(view, OP) });
+  const views = { q: at(q), k: at(k), v: at(v), out: at(out), lse: at(lse ?? { ...unused!.view, strides: [0] }) };
+  const rows = options.keyRows && at(options.keyRows);
+  const items = itemsOf(pieces, group, SIDE * shape.rows);
+  const values = {
+    ...valuesOf({ ...views, rows }),
+    ...{ queries, group, scale: options.scale, lse_wanted: lse ? 1 : 0, nothing },
+  };
+  const bindings = [...Object.values(views).map((view) => view.binding), ...context.tables(items)];
+  context.run(kernel, params.words(values), rows ? [...bindings, rows.binding] : bindings, [
+    items.length / ITEM_WORDS,
+    k.shape[1],
+  ]);
+  unused?.free();
+}
+
+/** Puts together what runs of a query's keys gave: their results weighed by their sums of exponentials. */
+const joinSource = (size: number): string => `${params.source}
+${buffers(["parts", "part_lse", "out", "lse", "items"], ["out", "lse"], ["items"])}
+@compute @workgroup_size(${LANES})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let head = group.y;
+  let query = items[4u * group.x];
+  let first = items[4u * group.x + 1u];
+  let count = items[4u * group.x + 2u];
+  let step = items[4u * group.x + 3u];
+  var most = ${LOWEST};
+  for (var c = 0u; c < count; c++) { most = max(most, part_lse[head * p.keys + first + c * step]); }
+  var sum = 0.0;
+  for (var c = 0u; c < count; c++) { sum += exp(part_lse[head * p.keys + first + c * step] - most); }
+  for (var d = lane; d < ${size}u; d += ${LANES}u) {
+    var value = 0.0;
+    for (var c = 0u; c < count; c++) {
+      let part = first + c * step;
+      value = fma(exp(part_lse[head * p.keys + part] - most), parts[(part * p.queries + head) * ${size}u + d], value);
+    }
+    out[p.out_at + query * p.out_0 + head * p.out_1 + d] = value / sum;
+  }
+  if (lane == 0u && p.lse_wanted == 1u) { lse[p.lse_at + head * p.lse_0 + query * p.lse_1] = most + log(sum); }
+}`;
+
+/** Attention of few queries to many keys (flash decoding, Dao et al. 2023). */
+function inRuns(
+  context: GpuContext,
+  tiling: Pick<Tiling, "attentionSide">,
+  operands: Operands,
+  segments: readonly Segment[],
+  out: View,
+  lse: View | undefined,
+): void {
+  const [, heads, size] = operands.q.shape;
+  const pieces: Piece[] = [];
+  const joins: number[] = [];
+  let target = 0;
+  for (const { query, queries, key, keys } of segments) {
+    const runs = Math.ceil(keys / RUN);
+    for (let i = 0; i < queries; i++) joins.push(query + i, target + i, runs, queries);
+    for (let from = 0; from < keys; from += RUN) {
+      const seen = keys - queries - from;
+      pieces.push({ query, queries, key: key + from, keys: Math.min(RUN, keys - from), seen, target });
+      target += queries;
+    }
+  }
+  const [parts, partLse] = [temporary(context, [target, heads, size]), temporary(context, [heads, target])];
+  forward(context, tiling, operands, pieces, parts.view, partLse.view, Number(LOWEST));
+  const kernel = context.kernel(`attention-join-${size}`, () => ({ code: joinSource(size), access: "rrwwr" }));
+  const unused = lse ? undefined : temporary(context, [1]);
+  const at = (view: View) => ({ view, ...context.bind(view, OP) });
+  const results = { out: at(out), lse: at(lse ?? { ...unused!.view, strides: [0] }) };
+  // The shader's `keys` are the parts of a head, its `queries` the heads.
+  const values = { ...valuesOf(results), keys: target, queries: heads, lse_wanted: lse ? 1 : 0 };
+  const [from, fromLse] = [at(parts.view), at(partLse.view)];
+  const bound = [from, fromLse, results.out, results.lse].map((view) => view.binding);
+  const table = context.tables(Uint32Array.from(joins));
+  context.run(kernel, params.words(values), [...bound, ...table], [joins.length / 4, heads]);
+  for (const memory of [parts, partLse, unused]) memory?.free();
 }
 
 /** `Device.attentionBackward`. */
@@ -491,13 +603,13 @@ export function attentionBackward(
         code: queriesSource(shape),
         access: "rrrrrwr",
       }));
-      const items = itemsOf(covering(options.segments, queries), group, SIDE * side);
+      const items = itemsOf(covering(options.segments, queries).map(whole), group, SIDE * side);
       const [table] = context.tables(items);
       context.run(
         toQueries,
         values,
         [...bound("q", "k", "v", "grad", "found", "dq"), table],
-        [items.length / 5, kvHeads],
+        [items.length / ITEM_WORDS, kvHeads],
       );
     }
     if (keys > 0) {

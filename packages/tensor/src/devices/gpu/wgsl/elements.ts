@@ -5,8 +5,8 @@ import type { View } from "../../device.ts";
 export interface Reader {
   readonly dtype: DType;
   /**
-   * `four`: f32, always at multiples of four elements, bound as vectors; `pair`: bf16 at even places, two in a word;
-   * `each`: one after another, any step apart; `block`: quantised, at multiples of four elements.
+   * `four`: f32 or bf16, always at multiples of four elements, bound as vectors; `pair`: bf16 at even places, two in a
+   * word; `each`: one after another, any step apart; `block`: quantised, at multiples of four elements.
    */
   readonly access: "four" | "pair" | "each" | "block";
 }
@@ -21,14 +21,14 @@ export function readerOf({ dtype, shape, strides }: View, dimension: number, fir
   const others = strides.filter((_, d) => d !== dimension && shape[d] > 1);
   const all = (multiple: number): boolean => [first, ...others].every((n) => n % multiple === 0);
   const step = shape[dimension] > 1 ? strides[dimension] : 1;
-  if (step === 1 && dtype === "f32" && all(4) && shape[dimension] % 4 === 0) return { dtype, access: "four" };
+  if (step === 1 && all(4) && shape[dimension] % 4 === 0) return { dtype, access: "four" };
   if (step === 1 && dtype === "bf16" && all(2)) return { dtype, access: "pair" };
   return { dtype, access: "each" };
 }
 
 /** The element type of the array that a reader's buffer is bound as. */
 export function arrayType({ dtype, access }: Reader): string {
-  if (access === "four") return "vec4f";
+  if (access === "four") return dtype === "f32" ? "vec4f" : "vec2u";
   return dtype === "f32" ? "f32" : "u32";
 }
 
@@ -38,11 +38,12 @@ export function arrayType({ dtype, access }: Reader): string {
  */
 export function quadSource(name: string, { dtype, access }: Reader): string {
   const head = `fn quad_${name}(at: u32, step: u32) -> vec4f`;
-  if (access === "four") return `${head} { return ${name}[at >> 2u]; }\n`;
-  if (access === "pair") {
+  if (access === "four" && dtype === "f32") return `${head} { return ${name}[at >> 2u]; }\n`;
+  if (access === "four" || access === "pair") {
+    const pairs = access === "four" ? `${name}[at >> 2u]` : `vec2u(${name}[at >> 1u], ${name}[(at >> 1u) + 1u])`;
     // bf16 is the upper half of an f32.
     return `${head} {
-  let u = vec2u(${name}[at >> 1u], ${name}[(at >> 1u) + 1u]);
+  let u = ${pairs};
   return bitcast<vec4f>(vec4u(u.x << 16u, u.x & 0xffff0000u, u.y << 16u, u.y & 0xffff0000u));
 }\n`;
   }

@@ -195,12 +195,14 @@ function few(context: GpuContext, tiling: Tiling, call: Call): void {
   const described = describe(context, call, true);
   const [m, n] = call.out.shape.slice(-2);
   const product: Product = { ...described.product, edge: edgeOf(call.a.shape.at(-1)!, 4) };
+  // A power of two: shaders of fewer rows than eight in four kinds are enough.
+  const rows = 2 ** Math.ceil(Math.log2(m));
   const strip = product.alongB === "k" ? tiling.columns : tiling.rows;
   const most = context.limits.maxComputeWorkgroupStorageSize;
-  const fitting = stripBytes(product, strip, m) <= most ? strip : { ...strip, columns: 1, invocations: strip.lanes };
-  const key = `few-${m}-${stripName(fitting)}-${productName(product)}`;
+  const fitting = stripBytes(product, strip, rows) <= most ? strip : { ...strip, columns: 1, invocations: strip.lanes };
+  const key = `few-${rows}-${stripName(fitting)}-${productName(product)}`;
   const groups = [Math.ceil(n / stripColumns(product, fitting)), 1] as const;
-  launch(context, call, { ...described, product }, key, () => stripSource(product, fitting, m), groups);
+  launch(context, call, { ...described, product }, key, () => stripSource(product, fitting, rows), groups);
 }
 
 function many(context: GpuContext, tiling: Tiling, call: Call): void {
