@@ -3,6 +3,7 @@ import type { Admission } from "./admission.ts";
 import type { AnswerEvent, AnswerRequest, Backend } from "./backend.ts";
 import type { Context } from "./env.ts";
 import { ApiError } from "./errors.ts";
+import type { RateLimits } from "./http/rate-limit.ts";
 import { streamOf } from "./http/stream.ts";
 import type { Limits } from "./limits.ts";
 import type { Metrics } from "./metrics.ts";
@@ -27,6 +28,7 @@ export interface AnswersOptions {
   readonly limits: Limits;
   readonly metrics: Metrics;
   readonly admission: Admission;
+  readonly rates: RateLimits;
 }
 
 /** Brings requests of all routes to the backend: within the limits, counted, and ended with their client. */
@@ -153,6 +155,7 @@ export class Answers {
       throw this.ending.aborted ? shuttingDown() : error;
     } finally {
       Object.assign(c.get("outcome"), usage);
+      await this.#options.rates.tokens(c.get("client"), usage.prompt_tokens + usage.completion_tokens);
       // Where the reader left in the middle, the backend ends the answer before its place is given on.
       await events.return?.().catch(() => {});
       done();

@@ -1,4 +1,7 @@
 import { afterEach, describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import pino from "pino";
 import { type AppOptions, createApp } from "./app.ts";
 import { hashOfKey } from "./http/auth.ts";
@@ -311,5 +314,226 @@ describe("the rest", () => {
     await until(() => backend.active === 1);
     await other.server.stop(10);
     expect(await errorOf(await endless)).toMatchObject({ status: 503, type: "unavailable" });
+  });
+});
+
+const KEYS = [
+  { name: "app", sha256: hashOfKey("app-key"), requestsPerMinute: 3, models: ["first"] },
+  { name: "boss", sha256: hashOfKey("boss-key"), admin: true, concurrency: 1 },
+];
+const as = (key: string): RequestInit => ({ headers: { Authorization: `Bearer ${key}` } });
+
+describe("keys", () => {
+  test("open what they may open, and no more than they may", async () => {
+    const { chat, get, post } = start({ config: { apiKeys: KEYS, adapterRoot: "/nonexistent" } });
+    expect((await chat({ message: "x" }, as("app-key"))).status).toBe(200);
+    expect(await errorOf(await chat({ message: "x", adapter: null }, as("app-key")))).toMatchObject({
+      status: 403,
+      message: 'the key app may not use "echo"',
+    });
+    const models = (await (await get("/v1/models", { "x-api-key": "boss-key" })).json()) as { data: { id: string }[] };
+    expect(models.data.map(({ id }) => id)).toEqual(["first", "second", "echo"]);
+    expect(await errorOf(await post("/adapters", { path: "x" }, as("app-key")))).toMatchObject({ status: 403 });
+    expect((await get("/metrics")).status).toBe(401);
+    expect((await get("/openapi.json")).status).toBe(200);
+  });
+
+  test("a minute's requests are counted, each key's own", async () => {
+    const { chat } = start({ config: { apiKeys: KEYS } });
+    for (let i = 0; i < 3; i++) expect((await chat({ message: "x" }, as("app-key"))).status).toBe(200);
+    const refused = await chat({ message: "x" }, as("app-key"));
+    expect(Number(refused.headers.get("retry-after"))).toBeWithin(1, 61);
+    expect(await errorOf(refused)).toMatchObject({
+      status: 429,
+      message: expect.stringContaining("3 requests a minute"),
+    });
+    expect((await chat({ message: "x" }, as("boss-key"))).status).toBe(200);
+  });
+
+  test("a minute's tokens are counted after they were made", async () => {
+    const apiKeys = [{ name: "app", sha256: hashOfKey("k"), tokensPerMinute: 10 }];
+    const { chat } = start({ config: { apiKeys } });
+    expect((await chat({ message: "a long message" }, as("k"))).status).toBe(200);
+    expect(await errorOf(await chat({ message: "x" }, as("k")))).toMatchObject({
+      status: 429,
+      message: expect.stringContaining("10 tokens a minute"),
+    });
+  });
+
+  test("one client cannot take all places", async () => {
+    const backend = new EchoBackend();
+    backend.pause = 40;
+    const { chat } = start({ backend, config: { apiKeys: KEYS } });
+    const first = chat({ message: "a b" }, as("boss-key"));
+    await until(() => backend.active === 1);
+    expect(await errorOf(await chat({ message: "c" }, as("boss-key")))).toMatchObject({ status: 429 });
+    expect((await chat({ message: "c" }, as("app-key"))).status).toBe(200);
+    await first;
+  });
+});
+
+describe("pages of other people", () => {
+  const from = (origin: string): RequestInit => ({ headers: { Origin: origin } });
+
+  test("may not call, unless they are named", async () => {
+    const { chat, server } = start({ config: { corsOrigins: ["https://app.example"] } });
+    expect(await errorOf(await chat({ message: "x" }, from("https://evil.example")))).toMatchObject({ status: 403 });
+    expect(await errorOf(await chat({ message: "x" }, from("null")))).toMatchObject({ status: 403 });
+    expect((await chat({ message: "x" }, from(server.url))).status).toBe(200);
+    const named = await chat({ message: "x" }, from("https://app.example"));
+    expect(named.headers.get("access-control-allow-origin")).toBe("https://app.example");
+    const asked = await fetch(`${server.url}/v1/chat/completions`, {
+      method: "OPTIONS",
+      headers: { Origin: "https://app.example", "Access-Control-Request-Method": "POST" },
+    });
+    expect(asked.status).toBe(204);
+    expect(asked.headers.get("access-control-allow-methods")).toContain("POST");
+  });
+
+  test("a name that was pointed at this machine is not this server's", async () => {
+    const { chat } = start({ isLocal: true, config: { hosts: ["llm.example"] } });
+    const called = (host: string) => chat({ message: "x" }, { headers: { Host: host } });
+    expect(await errorOf(await called("evil.example:8000"))).toMatchObject({ status: 403, type: "forbidden" });
+    expect((await called("llm.example")).status).toBe(200);
+    expect((await called("localhost:8000")).status).toBe(200);
+  });
+});
+
+describe("operation", () => {
+  test("health and readiness fail while it loads, restarts or stands still", async () => {
+    const { backend, get } = start();
+    const told = async () => {
+      const response = await get("/health");
+      return [response.status, ((await response.json()) as { status: string }).status, (await get("/ready")).status];
+    };
+    expect(await told()).toEqual([200, "ok", 200]);
+    backend.stalledMs = 61_000;
+    expect(await told()).toEqual([503, "stalled", 503]);
+    backend.state = "loading";
+    expect(await told()).toEqual([503, "loading", 503]);
+    backend.state = "restarting";
+    expect(await told()).toEqual([503, "restarting", 503]);
+  });
+
+  test("metrics count requests, tokens and answers, and name no path that a stranger made up", async () => {
+    const { chat, get } = start();
+    await chat({ message: "a b c" });
+    await get("/made-up-by-a-stranger");
+    const text = await (await get("/metrics")).text();
+    expect(text).toContain('tslm_requests_total{route="/chat",status="200"} 1');
+    expect(text).toContain("tslm_generated_tokens_total 3");
+    expect(text).toContain("tslm_prompt_tokens_total 5");
+    expect(text).toContain('tslm_answers_total{reason="stop"} 1');
+    expect(text).toContain("tslm_time_to_first_token_seconds_count 1");
+    expect(text).toContain("tslm_time_between_tokens_seconds_count 2");
+    expect(text).toContain("tslm_cache_rows_capacity 100");
+    expect(text).not.toContain("stranger");
+  });
+
+  test("each request has an id, the client's own where it is one", async () => {
+    const { chat, lines } = start();
+    const given = await chat({ message: "x" }, { headers: { "X-Request-Id": "abc-1" } });
+    expect(given.headers.get("x-request-id")).toBe("abc-1");
+    const made = await chat({ message: "x" }, { headers: { "X-Request-Id": "a b\u00e9".repeat(9) } });
+    expect(made.headers.get("x-request-id")).toMatch(/^[0-9a-f-]{36}$/);
+    expect(lines.some((line) => JSON.parse(line).request_id === "abc-1")).toBe(true);
+  });
+
+  test("an answer that takes too long is 408, one whose policy dropped something tells how much", async () => {
+    const { chat } = start();
+    expect(await errorOf(await chat({ message: "too late" }))).toMatchObject({ status: 408, type: "timeout" });
+    const { dropped_tokens: dropped } = (await (await chat({ message: "dropped x" })).json()) as {
+      dropped_tokens: number;
+    };
+    expect(dropped).toBe(7);
+  });
+
+  test("a reader that reads too slowly is cut off, and its answer ended", async () => {
+    const backend = new EchoBackend();
+    backend.answerText = "x"
+      .repeat(1 << 16)
+      .concat(" ")
+      .repeat(200);
+    backend.pause = 1;
+    const { server } = start({ backend, config: { limits: { unreadBytes: 1 << 16 } } });
+    const { port } = new URL(server.url);
+    const body = JSON.stringify({ message: "x", stream: true });
+    const socket = await Bun.connect({
+      ...{ hostname: "127.0.0.1", port: Number(port) },
+      socket: { data: (connection) => void connection.pause() },
+    });
+    socket.write(`POST /chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+    await until(() => backend.aborted.length === 1);
+    socket.terminate();
+  });
+});
+
+describe("adapters at run time", () => {
+  test("are loaded from below the folder only, listed and unloaded", async () => {
+    const root = mkdtempSync(join(tmpdir(), "adapters-"));
+    mkdirSync(join(root, "mine"));
+    symlinkSync("/", join(root, "out"));
+    const { post, get, server } = start({ config: { adapterRoot: root } });
+    expect(await (await post("/adapters", { path: "mine", scale: 0.5 })).json()).toMatchObject({
+      name: "mine",
+      scale: 0.5,
+      version: 1,
+    });
+    for (const path of ["../etc", "out/etc", "/../../etc"]) {
+      expect(await errorOf(await post("/adapters", { path }))).toMatchObject({ status: 403, param: "path" });
+    }
+    expect(await errorOf(await post("/adapters", { path: "none" }))).toMatchObject({ status: 404 });
+    expect(await errorOf(await post("/adapters", { path: "mine", name: "echo" }))).toMatchObject({ status: 400 });
+    const names = ((await (await get("/adapters")).json()) as { name: string }[]).map(({ name }) => name);
+    expect(names).toEqual(["first", "second", "mine"]);
+    const remove = () => fetch(`${server.url}/adapters/mine`, { method: "DELETE" });
+    expect((await remove()).status).toBe(204);
+    expect((await remove()).status).toBe(404);
+    rmSync(root, { recursive: true });
+  });
+
+  test("stay as they are where no folder is named", async () => {
+    const { post } = start();
+    expect(await errorOf(await post("/adapters", { path: "x" }))).toMatchObject({ status: 403 });
+  });
+});
+
+describe("conversations", () => {
+  test("are kept when asked, one's own, exported, and erased from the file", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "conversations-"));
+    const file = join(folder, "kept.db");
+    const { chat, post, get, server, backend } = start({
+      config: { conversations: file, apiKeys: KEYS.map(({ name, sha256 }) => ({ name, sha256 })) },
+    });
+    const mine = as("boss-key");
+    const { id } = (await (await post("/conversations", "", mine)).json()) as { id: string };
+    await chat({ message: "remember-me", conversation: id, adapter: null }, mine);
+    const second = await chat({ message: "and then?", conversation: id, stream: true }, mine);
+    await second.text();
+    expect(backend.requests[1].prompt).toMatchObject({
+      messages: [{ content: "remember-me" }, { role: "assistant", content: "remember-me" }, { content: "and then?" }],
+    });
+    const headers = { Authorization: "Bearer boss-key" };
+    const exported = await (await get("/conversations/export", headers)).text();
+    expect(JSON.parse(exported).messages).toHaveLength(4);
+    // Another key's are not there for this one.
+    expect((await get(`/conversations/${id}`, { Authorization: "Bearer app-key" })).status).toBe(404);
+    expect(await (await get("/conversations", { Authorization: "Bearer app-key" })).json()).toEqual([]);
+    const foreign = await chat({ message: "x", conversation: id }, as("app-key"));
+    expect(await errorOf(foreign)).toMatchObject({ status: 404, param: "conversation" });
+
+    const erased = await fetch(`${server.url}/conversations`, { method: "DELETE", headers });
+    expect(await erased.json()).toEqual({ erased: 1 });
+    expect((await get(`/conversations/${id}`, headers)).status).toBe(404);
+    for (const name of readdirSync(folder)) {
+      expect(readFileSync(join(folder, name)).includes("remember-me")).toBe(false);
+    }
+    rmSync(folder, { recursive: true });
+  });
+
+  test("are not kept by a server that was not told to", async () => {
+    const { chat, get } = start();
+    expect(await errorOf(await chat({ message: "x", conversation: "y" }))).toMatchObject({ status: 400 });
+    expect((await get("/conversations")).status).toBe(404);
   });
 });

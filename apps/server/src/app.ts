@@ -64,9 +64,9 @@ export function createApp(options: AppOptions): App {
   const admission = new Admission({ limit: limits.concurrency + limits.queue, perClient: limits.perClient });
   const admitted = (): number => admission.total;
   const metrics = new Metrics(backend, admitted);
-  const answers = new Answers({ backend, logger, limits, metrics, admission });
-  const models = new Models(backend, config.aliases);
   const rates = new RateLimits(config);
+  const answers = new Answers({ backend, logger, limits, metrics, admission, rates });
+  const models = new Models(backend, config.aliases);
   const service: Service = { backend, answers, models, metrics, config, limits };
   const peers = new WeakMap<Request, Peer>();
 

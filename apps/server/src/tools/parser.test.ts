@@ -6,11 +6,13 @@ function read(pieces: readonly string[], isInside = false): Said[] {
   const parser = new ToolCallParser(isInside);
   const said = [...pieces.flatMap((piece) => parser.push(piece)), ...parser.end()];
   // How text was cut is no matter.
-  return said.reduce<Said[]>((all, what) => {
-    const last = all.at(-1);
-    if (last && "text" in last && "text" in what) return [...all.slice(0, -1), { text: last.text + what.text }];
-    return [...all, what];
-  }, []);
+  const joined: Said[] = [];
+  for (const what of said) {
+    const last = joined.at(-1);
+    if (last && "text" in last && "text" in what) joined[joined.length - 1] = { text: last.text + what.text };
+    else joined.push(what);
+  }
+  return joined;
 }
 
 const CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>';
@@ -20,7 +22,11 @@ describe("calls in an answer", () => {
   test.each([
     ["only text", "hello <b> there", [{ text: "hello <b> there" }]],
     ["only a call", CALL, [called]],
-    ["text, calls, text", `Let me see.\n${CALL}\n${CALL}\nDone.`, [{ text: "Let me see." }, called, called, { text: "Done." }]],
+    [
+      "text, calls, text",
+      `Let me see.\n${CALL}\n${CALL}\nDone.`,
+      [{ text: "Let me see." }, called, called, { text: "Done." }],
+    ],
     ["a call that is not closed", '<tool_call>\n{"name": "f", "arguments": {"x": 1}}', [called]],
     ["what is no call stays text", "<tool_call>nonsense</tool_call>", [{ text: "<tool_call>nonsense</tool_call>" }]],
     ["half a mark at the end", "a <tool_", [{ text: "a <tool_" }]],
