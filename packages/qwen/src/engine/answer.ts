@@ -69,6 +69,9 @@ export class Answer extends Sequence {
     this.#limit = limit;
   }
 
+  override get prefillLength(): number {
+    return this.promptLength - 1;
+  }
   /** Can the device choose its next token? */
   get isGreedy(): boolean {
     return this.sampler.greedy && !this.constraint && this.submission.request.logprobs === undefined;

@@ -1,4 +1,5 @@
 import { noGrad, type Tensor } from "@tslm/tensor";
+import { maskScores } from "../generate/penalties.ts";
 import { logSumExp, mostLikely } from "../generate/score.ts";
 import type { Answer, ChosenLogprobs, ChosenToken } from "./answer.ts";
 
@@ -58,12 +59,8 @@ async function chooseToken(answer: Answer, logits: Float32Array): Promise<Chosen
   const { logprobs: wanted } = answer.submission.request;
   const asked = wanted === undefined ? undefined : { all: logits.slice(), wanted };
   const allowed = answer.constraint?.allowed();
-  if (allowed) {
-    for (let token = 0; token < logits.length; token++) {
-      if ((allowed[token >> 5] & (1 << (token & 31))) === 0) logits[token] = Number.NEGATIVE_INFINITY;
-    }
-  }
-  const token = await answer.sampler.choose(logits, answer.tokens);
+  if (allowed) maskScores(logits, allowed);
+  const token = await answer.sampler.choose(logits, answer.tokens, answer.promptLength);
   return { token, logprobs: asked && logprobsOf(asked.all, token, asked.wanted) };
 }
 

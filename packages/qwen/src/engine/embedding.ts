@@ -20,6 +20,10 @@ export class EmbeddingSequence extends Sequence {
     });
   }
 
+  override get prefillLength(): number {
+    return this.promptLength;
+  }
+
   /**
    * Adds the hidden states of the next `rows` tokens, f32 [rows, hidden]; one after another, so that it does not matter
    * in what chunks they come.

@@ -132,15 +132,15 @@ describe("prefixes", () => {
     const first = await collect(engine.generate({ tokens, maxNewTokens: 8 }));
     const again = await collect(engine.generate({ tokens, maxNewTokens: 8 }));
     expect(first.ends[0].usage?.cachedTokens).toBe(0);
-    expect(again.ends[0].usage?.cachedTokens).toBe(96);
+    expect(again.ends[0].usage?.cachedTokens).toBe(99);
     expect(again.tokens).toEqual(first.tokens);
     // The next turn of a conversation: what was answered is read once more, as a part of the prompt.
     const longer = [...tokens, ...first.tokens[0], ...prompt(2, 30)];
     const turn = await collect(engine.generate({ tokens: longer, maxNewTokens: 8 }));
-    expect(turn.ends[0].usage?.cachedTokens).toBe(96);
+    expect(turn.ends[0].usage?.cachedTokens).toBe(99);
     await using fresh = make();
     expect(turn.tokens[0]).toEqual(await answer(fresh, { tokens: longer, maxNewTokens: 8 }));
-    expect(engine.stats.cachedTokens).toBe(192);
+    expect(engine.stats.cachedTokens).toBe(198);
     expectNoLeak(engine);
   });
 
@@ -388,7 +388,7 @@ test("embeddings are the mean of the last hidden states, alone and in company", 
 });
 
 test("an adapter is its requests' own, and they keep the one they began with", async () => {
-  /** Adds the same to every result of the first layer's queries. */
+  /** Adds the same to every result of the first layer's feed-forward. */
   const shift = (by: number): RowAdapter => ({
     addTo(layer, _, y) {
       if (layer !== qwen.model.model.layers[0].mlp.down_proj) return;
@@ -410,15 +410,15 @@ test("an adapter is its requests' own, and they keep the one they began with", a
   const tokens = prompt(4, 40);
   const ask = (adapter: string | null): Promise<number[]> =>
     answer(engine, { tokens, adapter, maxNewTokens: 12, ignoreEnd: true });
-  const [one, two] = [shift(0.4), shift(-0.7)];
+  const [one, two, three] = [shift(0.4), shift(-0.7), shift(-0.7)];
   engine.setAdapter("one", one);
   engine.setAdapter("two", two);
   const alone = [await ask(null), await ask("one"), await ask("two")];
   expect(new Set(alone.map(String)).size).toBe(3);
-  const mixed = await Promise.all([ask("two"), ask(null), ask("one"), ask("two"), ask(null), ask("one")]);
+  const mixed: number[][] = await Promise.all([ask("two"), ask(null), ask("one"), ask("two"), ask(null), ask("one")]);
   expect(mixed).toEqual([2, 0, 1, 2, 0, 1].map((i) => alone[i]));
   const running = ask("one");
-  engine.setAdapter("one", two);
+  engine.setAdapter("one", three);
   let freed = false;
   const unused = engine.whenUnused(one).then(() => void (freed = true));
   await Bun.sleep(1);

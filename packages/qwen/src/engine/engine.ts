@@ -5,11 +5,11 @@
  * another, and chooses all next tokens from one product with the head. Batching changes no answer, bit for bit: no row's
  * result depends on the rows beside it, and two kinds of rows are kept apart by name (`rowsAs`), because devices round
  * products of few rows otherwise than those of many. A prompt's rows always go the way of many rows, which reads a long
- * prompt fastest, in chunks of any size. An answer's rows always go the way of few, however many there are: one stream
- * decodes as fast as alone, and the weights come from memory once for all. So a row's result is fixed by what it is, a
- * prompt's or an answer's, also where it is computed again after an interruption or as one of several proposed ones. For
- * the same reason only pages of prompts are shared with later requests: in the next turn of a conversation the last
- * answer, which was computed as one, is read once more as a part of the prompt.
+ * prompt fastest, in chunks of any size. An answer's rows, and the last one of its prompt, always go the way of few, however
+ * many there are: one stream decodes as fast as alone, and the weights come from memory once for all. So a row's result is
+ * fixed by what it is, a prompt's or an answer's, also where it is computed again after an interruption or as one of several
+ * proposed ones. For the same reason only rows of prompts are shared with later requests: in the next turn of a
+ * conversation the last answer, which was computed as one, is read once more as a part of the prompt.
  */
 import { CacheRows } from "../model/cache.ts";
 import type { RowAdapter } from "../model/layers.ts";
@@ -99,8 +99,11 @@ export class Engine implements GenerationEngine {
     this.#maxWaiting = maxWaiting;
     this.#endTokens = endTokens;
     this.#proposedTokens = proposedTokens;
-    this.#scheduler = new Scheduler({ pages, maxRunning, promptRows, promptRowsBeside });
-    this.#cache = new CacheRows(config, pages * PAGE_ROWS, device);
+    const cache = new CacheRows(config, pages * PAGE_ROWS, device);
+    this.#cache = cache;
+    this.#scheduler = new Scheduler({ pages, maxRunning, promptRows, promptRowsBeside }, (from, to) =>
+      cache.copy([...from], [...to]),
+    );
   }
 
   /** Tokens that a prompt and its answer may have together. */
@@ -268,10 +271,10 @@ export class Engine implements GenerationEngine {
   async #step(prompts: readonly Part[], answers: readonly Part[]): Promise<void> {
     const parts = [...prompts, ...answers];
     if (parts.length === 0) return;
-    this.#counts.batch = parts.length;
+    this.#counts.batch = new Set(parts.map(({ sequence }) => sequence)).size;
     /** Rows from whose scores tokens are chosen: the last of what an answer has, and those of proposed tokens. */
-    const wantsLogits = ({ sequence, count, proposed }: Part): number[] => {
-      if (!(sequence instanceof Answer) || sequence.computed + count < sequence.tokens.length) return [];
+    const wantsLogits = ({ sequence, from, count, proposed }: Part): number[] => {
+      if (!(sequence instanceof Answer) || from + count < sequence.tokens.length) return [];
       return Array.from({ length: 1 + proposed.length }, (_, i) => count - 1 + i);
     };
     const wantsHidden = ({ sequence }: Part): boolean => sequence instanceof EmbeddingSequence;
@@ -284,9 +287,9 @@ export class Engine implements GenerationEngine {
       let row = 0;
       const choosing: Choosing[] = [];
       for (const part of parts) {
-        const { sequence, count, proposed } = part;
+        const { sequence, from, count, proposed } = part;
         const rows = wantsLogits(part).length;
-        this.#scheduler.advance(sequence, sequence.computed + count);
+        this.#scheduler.advance(sequence, from + count);
         if (sequence instanceof EmbeddingSequence && sequence.computed === sequence.promptLength) {
           this.#scheduler.end(sequence);
         }
@@ -318,7 +321,7 @@ export class Engine implements GenerationEngine {
       this.#counts.cachedTokens += first.cached;
     }
     if (first.siblings.length === 0) return [];
-    return this.#scheduler.fork(first, performance.now(), (from, to) => this.#cache.copy([...from], [...to]));
+    return this.#scheduler.fork(first, performance.now());
   }
 
   #unused(adapter: RowAdapter): Promise<void> {

@@ -4,9 +4,11 @@ import type { AdapterRows } from "../model/layers.ts";
 import type { Pass } from "../model/pass.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** The next tokens of a sequence in a pass: those after the computed ones, and behind them proposed ones. */
+/** The next tokens of a sequence in a pass, and behind them proposed ones. */
 export interface Part {
   readonly sequence: Sequence;
+  /** Place of its first token; all before it are computed, or will be by an earlier pass of the same step. */
+  readonly from: number;
   /** Tokens of the sequence itself. */
   readonly count: number;
   /** Tokens that may come after its last one, to be checked. Only where `count` reaches the sequence's end. */
@@ -32,28 +34,28 @@ export function byAdapter(parts: readonly Part[]): Part[] {
 /** The pass of these parts, in their order. Their tables must have room for the rows. */
 export function passOfParts(parts: readonly Part[], store: CacheRows): Pass {
   const rows = parts.reduce((sum, part) => sum + rowsOf(part), 0);
-  const keys = parts.reduce((sum, part) => sum + part.sequence.computed + rowsOf(part), 0);
+  const keys = parts.reduce((sum, part) => sum + part.from + rowsOf(part), 0);
   const [tokens, positions, slots] = [new Int32Array(rows), new Int32Array(rows), new Int32Array(rows)];
   const keyRows = new Int32Array(keys);
   const segments: Segment[] = [];
   const adapters: { adapter: AdapterRows["adapter"]; first: number; count: number }[] = [];
   let [query, key] = [0, 0];
   for (const part of parts) {
-    const { sequence, count, proposed } = part;
-    const { computed, table, adapter } = sequence;
+    const { sequence, from, count, proposed } = part;
+    const { table, adapter } = sequence;
     const queries = count + proposed.length;
     for (let i = 0; i < queries; i++) {
-      tokens[query + i] = i < count ? sequence.tokens[computed + i] : proposed[i - count];
-      positions[query + i] = computed + i;
+      tokens[query + i] = i < count ? sequence.tokens[from + i] : proposed[i - count];
+      positions[query + i] = from + i;
     }
-    slots.set(table.rows(computed, computed + queries), query);
-    keyRows.set(table.rows(0, computed + queries), key);
-    segments.push({ query, queries, key, keys: computed + queries });
+    slots.set(table.rows(from, from + queries), query);
+    keyRows.set(table.rows(0, from + queries), key);
+    segments.push({ query, queries, key, keys: from + queries });
     const last = adapters.at(-1);
     if (adapter && last?.adapter === adapter) last.count += queries;
     else if (adapter) adapters.push({ adapter, first: query, count: queries });
     query += queries;
-    key += computed + queries;
+    key += from + queries;
   }
   return { tokens, positions, segments, cache: { store, slots, keyRows }, adapters };
 }

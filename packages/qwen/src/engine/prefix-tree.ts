@@ -4,7 +4,8 @@ import { PAGE_ROWS, type PagePool } from "./pages.ts";
 export interface PrefixNode {
   readonly id: number;
   readonly parent: PrefixNode | undefined;
-  /** Its tokens. */
+  /** Its tokens, fewer than a page's where a prompt ended: the rest of the page is somebody's answer. */
+  readonly tokens: readonly number[];
   readonly key: string;
   /** -1 for a root. */
   readonly page: number;
@@ -42,15 +43,15 @@ export class PrefixTree {
   root(adapter: unknown): PrefixNode {
     let root = this.#roots.get(adapter);
     if (!root) {
-      root = { id: this.#nodes++, parent: undefined, key: "", page: -1, children: new Map() };
+      root = { id: this.#nodes++, parent: undefined, tokens: [], key: "", page: -1, children: new Map() };
       this.#roots.set(adapter, root);
     }
     return root;
   }
 
-  /** The key of the page of tokens that begins at `from`. */
-  static key(tokens: readonly number[], from: number): string {
-    return tokens.slice(from, from + PAGE_ROWS).join();
+  /** The key of the tokens `from … to`, at most a page. */
+  static key(tokens: readonly number[], from: number, to = from + PAGE_ROWS): string {
+    return tokens.slice(from, to).join();
   }
 
   /** The page after `node` that holds the tokens of `key`, held for the caller; undefined where there is none. */
@@ -62,9 +63,27 @@ export class PrefixTree {
     return found;
   }
 
-  /** Adds a page that was computed. The tree holds it too. */
-  add(parent: PrefixNode, key: string, page: number): PrefixNode {
-    const node: PrefixNode = { id: this.#nodes++, parent, key, page, children: new Map() };
+  /**
+   * The page after `node` that begins with the most of the tokens from `from` up to `to`, and how many these are: rows
+   * that can be copied. Not held for the caller.
+   */
+  closest(node: PrefixNode, tokens: readonly number[], from: number, to: number): { page: number; rows: number } {
+    let best: PrefixNode | undefined;
+    let rows = 0;
+    for (const child of node.children.values()) {
+      const most = Math.min(child.tokens.length, to - from);
+      let same = 0;
+      while (same < most && child.tokens[same] === tokens[from + same]) same++;
+      if (same > rows) [best, rows] = [child, same];
+    }
+    if (best) this.touch(best);
+    return { page: best?.page ?? -1, rows };
+  }
+
+  /** Adds a page whose first rows, one for each token, were computed. The tree holds it too. */
+  add(parent: PrefixNode, tokens: readonly number[], page: number): PrefixNode {
+    const key = tokens.join();
+    const node: PrefixNode = { id: this.#nodes++, parent, tokens, key, page, children: new Map() };
     parent.children.set(key, node);
     this.#pool.hold(page);
     this.#byUse.add(node);

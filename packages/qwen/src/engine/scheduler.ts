@@ -17,6 +17,9 @@ export interface SchedulerLimits {
   readonly promptRowsBeside: number;
 }
 
+/** Copies keys and values from rows of the cache to others. */
+export type CopyRows = (from: Int32Array, to: Int32Array) => void;
+
 /** Rows of an interrupted answer that are computed again in one step. */
 const REPLAYED_ROWS = 64;
 
@@ -39,10 +42,12 @@ export class Scheduler {
   readonly #interrupted: Sequence[] = [];
   /** In the order in which they were let in. */
   readonly #running = new Set<Sequence>();
+  readonly #copyRows: CopyRows;
   #admissions = 0;
 
-  constructor(limits: SchedulerLimits) {
+  constructor(limits: SchedulerLimits, copyRows: CopyRows) {
     this.#limits = limits;
+    this.#copyRows = copyRows;
     this.pool = new PagePool(limits.pages);
     this.tree = new PrefixTree(this.pool);
   }
@@ -100,18 +105,23 @@ export class Scheduler {
 
   /** The parts of the next step: of prompts, and of answers (one row, or those of proposed tokens, or of a replay). */
   plan(propose: (answer: Answer, answering: number) => readonly number[]): { prompts: Part[]; answers: Part[] } {
-    const answering = [...this.#running].filter(({ computed, promptLength }) => computed >= promptLength);
-    const prompts = this.#planPrompts(answering.length > 0);
+    const prompts = this.#planPrompts([...this.#running].some((sequence) => restOfPrompt(sequence) === 0));
+    /** What will be computed once the prompts' pass is done. */
+    const after = new Map(prompts.map(({ sequence, from, count }) => [sequence, from + count]));
+    const answering = [...this.#running].filter((sequence) => {
+      const computed = after.get(sequence) ?? sequence.computed;
+      return computed >= sequence.prefillLength && computed < sequence.tokens.length;
+    });
     const answers: Part[] = [];
     for (const sequence of answering) {
       if (!this.#running.has(sequence)) continue;
-      const left = sequence.tokens.length - sequence.computed;
+      const from = after.get(sequence) ?? sequence.computed;
+      const left = sequence.tokens.length - from;
       const count = Math.min(left, REPLAYED_ROWS);
       let proposed = count === left ? propose(sequence as Answer, answering.length) : [];
       // Room for guesses is nobody's loss.
-      if (proposed.length > 0 && !this.#reserve(sequence, sequence.computed + count + proposed.length, false))
-        proposed = [];
-      if (this.#reserve(sequence, sequence.computed + count, true)) answers.push({ sequence, count, proposed });
+      if (proposed.length > 0 && !this.#reserve(sequence, from + count + proposed.length, false)) proposed = [];
+      if (this.#reserve(sequence, from + count, true)) answers.push({ sequence, from, count, proposed });
     }
     const goesOn = ({ sequence }: Part): boolean => this.#running.has(sequence);
     return { prompts: prompts.filter(goesOn), answers: answers.filter(goesOn) };
@@ -124,7 +134,7 @@ export class Scheduler {
   }
 
   /** Lets the other answers of a request go on from where its first stands. @returns those for which there was room */
-  fork(first: Answer, now: number, copyRows: (from: Int32Array, to: Int32Array) => void): Answer[] {
+  fork(first: Answer, now: number): Answer[] {
     const begun: Answer[] = [];
     for (const sibling of first.siblings.splice(0)) {
       const { computed, table } = first;
@@ -141,7 +151,7 @@ export class Scheduler {
       }
       if (own !== undefined) {
         sibling.table.push(own);
-        copyRows(table.rows(computed - rest, computed), sibling.table.rows(computed - rest, computed));
+        this.#copyRows(table.rows(computed - rest, computed), sibling.table.rows(computed - rest, computed));
       }
       sibling.computed = computed;
       sibling.prefix = first.prefix;
@@ -175,27 +185,28 @@ export class Scheduler {
     const coming = new Set<string>();
     for (const sequence of this.#running) {
       if (left === 0) break;
-      if (sequence.computed >= sequence.promptLength) continue;
+      if (restOfPrompt(sequence) === 0) continue;
       this.#reuse(sequence);
-      const { computed, promptLength } = sequence;
       const page = this.#comingPage(sequence);
       if (page !== undefined && coming.has(page)) continue;
-      const count = Math.min(left, promptLength - computed);
-      if (!this.#reserve(sequence, computed + count, true)) continue;
+      this.#reuseRows(sequence);
+      const { computed: from } = sequence;
+      const count = Math.min(left, restOfPrompt(sequence));
+      if (count === 0 || !this.#reserve(sequence, from + count, true)) continue;
       if (page !== undefined) coming.add(page);
-      parts.push({ sequence, count, proposed: [] });
+      parts.push({ sequence, from, count, proposed: [] });
       left -= count;
     }
     return parts;
   }
 
-  /** Takes pages of the prompt that others have computed. One token at least is left to compute: what follows it is asked. */
+  /** Takes pages of the prompt that others have computed. */
   #reuse(sequence: Sequence): void {
-    const { tokens, promptLength, table } = sequence;
+    const { tokens, prefillLength, table } = sequence;
     if (!sequence.sharesPrefix || sequence.computed % PAGE_ROWS !== 0) return;
     let { node, pages } = (sequence.prefix ??= { node: this.tree.root(sequence.adapter), pages: 0 });
     if (pages * PAGE_ROWS !== sequence.computed) return;
-    while ((pages + 1) * PAGE_ROWS < promptLength) {
+    while ((pages + 1) * PAGE_ROWS <= prefillLength) {
       const found = this.tree.find(node, PrefixTree.key(tokens, pages * PAGE_ROWS));
       if (!found) break;
       if (table.capacity > pages * PAGE_ROWS) table.replace(pages, found.page);
@@ -203,32 +214,58 @@ export class Scheduler {
       node = found;
       pages++;
     }
-    if (sequence instanceof Answer && sequence.tokens.length === promptLength) {
-      sequence.cached += pages * PAGE_ROWS - sequence.computed;
-    }
     sequence.prefix = { node, pages };
-    sequence.computed = pages * PAGE_ROWS;
+    this.#found(sequence, pages * PAGE_ROWS);
+  }
+
+  /** Copies rows of the prompt from a page of which only the beginning is the same. */
+  #reuseRows(sequence: Sequence): void {
+    const { tokens, computed, prefillLength, prefix, table } = sequence;
+    if (!prefix || prefix.pages * PAGE_ROWS !== computed || computed === prefillLength) return;
+    const { page, rows } = this.tree.closest(prefix.node, tokens, computed, prefillLength);
+    // Making room may take away the page that is to be copied.
+    if (rows > 0) this.pool.hold(page);
+    if (rows > 0 && this.#reserve(sequence, computed + rows, false)) {
+      const from = Int32Array.from({ length: rows }, (_, i) => page * PAGE_ROWS + i);
+      this.#copyRows(from, table.rows(computed, computed + rows));
+      this.#found(sequence, computed + rows);
+    }
+    if (rows > 0) this.pool.release(page);
+  }
+
+  /** Rows up to `computed` need not be computed. */
+  #found(sequence: Sequence, computed: number): void {
+    if (sequence instanceof Answer && sequence.tokens.length === sequence.promptLength) {
+      sequence.cached += computed - sequence.computed;
+    }
+    sequence.computed = computed;
   }
 
   /** Names the whole page of the prompt that comes next, the same for all who need the same one. */
-  #comingPage({ tokens, computed, promptLength, prefix, sharesPrefix }: Sequence): string | undefined {
+  #comingPage({ tokens, computed, prefillLength, prefix, sharesPrefix }: Sequence): string | undefined {
     if (!sharesPrefix || !prefix || prefix.pages * PAGE_ROWS !== computed) return undefined;
-    if (computed + PAGE_ROWS >= promptLength) return undefined;
+    if (computed + PAGE_ROWS > prefillLength) return undefined;
     return `${prefix.node.id} ${PrefixTree.key(tokens, computed)}`;
   }
 
-  /** Puts whole pages of the prompt that are computed into the tree, and takes those that are there already. */
+  /** Puts rows of the prompt that are computed into the tree, and takes whole pages that are there already. */
   #share(sequence: Sequence): void {
-    const { tokens, computed, promptLength, table } = sequence;
+    if (sequence.isShared) return;
+    const { tokens, computed, prefillLength, table } = sequence;
     let { node, pages } = (sequence.prefix ??= { node: this.tree.root(sequence.adapter), pages: 0 });
-    while ((pages + 1) * PAGE_ROWS <= Math.min(computed, promptLength)) {
+    while ((pages + 1) * PAGE_ROWS <= Math.min(computed, prefillLength)) {
       const key = PrefixTree.key(tokens, pages * PAGE_ROWS);
       const found = this.tree.find(node, key);
       if (found) table.replace(pages, found.page);
-      node = found ?? this.tree.add(node, key, table.page(pages));
+      node = found ?? this.tree.add(node, tokens.slice(pages * PAGE_ROWS, (pages + 1) * PAGE_ROWS), table.page(pages));
       pages++;
     }
     sequence.prefix = { node, pages };
+    if (computed < prefillLength) return;
+    sequence.isShared = true;
+    // The answer goes on in the same page; what the tree says of it ends before.
+    const rest = tokens.slice(pages * PAGE_ROWS, prefillLength);
+    if (rest.length > 0 && !node.children.has(rest.join())) this.tree.add(node, rest, table.page(pages));
   }
 
   /** A page for one more holder, if need be one that was kept for reuse. */
@@ -263,6 +300,11 @@ export class Scheduler {
     this.#interrupted.unshift(sequence);
     this.#interrupted.sort((a, b) => a.order - b.order);
   }
+}
+
+/** Rows of the prompt that are still to be computed in its chunks. */
+function restOfPrompt({ computed, prefillLength }: Sequence): number {
+  return Math.max(0, prefillLength - computed);
 }
 
 function siblingsOf(sequence: Sequence): Answer[] {

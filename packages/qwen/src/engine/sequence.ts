@@ -6,7 +6,6 @@ import type { PrefixNode } from "./prefix-tree.ts";
 export abstract class Sequence {
   /** The prompt, and behind it the answer so far. */
   readonly tokens: number[];
-  /** Tokens of the prompt: their rows go by the means for many rows, those behind them by the means for few. */
   readonly promptLength: number;
   readonly adapter: RowAdapter | undefined;
   readonly priority: number;
@@ -32,8 +31,16 @@ export abstract class Sequence {
     this.client = client;
   }
 
-  /** May its prompt's pages be shared with others? */
+  /** Does its prompt's rest stand in the tree as well? */
+  isShared = false;
+
+  /** May its prompt's rows be shared with others? */
   abstract readonly sharesPrefix: boolean;
+  /**
+   * Tokens whose rows go by the means for many rows, in chunks; those behind them go by the means for few. Of an answer all
+   * of the prompt but its last token, which is computed with the answers' rows: a prompt that is known costs one row.
+   */
+  abstract readonly prefillLength: number;
   /** Why it is to end now, if it is. */
   abstract interrupted(now: number): "cancelled" | "deadline" | undefined;
   /** Ends without more tokens. */
@@ -45,5 +52,6 @@ export abstract class Sequence {
     this.table.clear();
     this.computed = 0;
     this.prefix = undefined;
+    this.isShared = false;
   }
 }
