@@ -129,7 +129,8 @@ export function eye(rows: number, columns = rows, options?: TensorOptions): Tens
  */
 export function oneHot(classes: Tensor, count: number): Tensor {
   checkCount("oneHot", count);
-  if (classes.dtype !== "i32") throw new DTypeError("oneHot", `classes must be i32, not ${classes.dtype}`);
+  if (classes.dtype !== "i32")
+    throw new DTypeError("oneHot", `classes must be i32, not ${classes.dtype}; use to('i32')`);
   return classes.unsqueeze(-1).eq(arange(count, { device: classes.device }));
 }
 /** Coordinates of a grid, one tensor an axis, the first varying slowest: PyTorch's `meshgrid` with `indexing="ij"`. Views. */

@@ -63,6 +63,7 @@ export { constant, type Expr, select } from "./expr/expr.ts";
 export type { FormatOptions } from "./format.ts";
 export { type GradCheckOptions, gradCheck } from "./grad-check.ts";
 export { type InitOptions, type InitProgress, init } from "./init.ts";
+export type { WriteOptions } from "./io/files.ts";
 export {
   type GgufEntry,
   GgufFile,

@@ -19,3 +19,9 @@ export interface FileSystem {
   /** Makes a folder, and those above it, where they are not there. */
   makeFolder(path: string): Promise<void>;
 }
+
+/** Settings of writing several tensors. */
+export interface WriteOptions {
+  /** Called before each tensor is written and at the end, with how many are done. */
+  readonly progress?: (done: number, total: number) => void;
+}

@@ -55,7 +55,7 @@ describe(".npy", () => {
   });
 
   test("writes what NumPy writes, byte for byte", async () => {
-    for (const name of ["<f4", "<f8", "<i4", "a number", "a row", "nothing", "special"] as const) {
+    for (const name of ["<f4", "<f8", "<i4", "a number", "a row", "many dimensions", "nothing", "special"] as const) {
       const bytes = bytesOf(fixture.files[name].file);
       expect(Buffer.from(await serializeNpy(parseNpy(bytes))).toString("base64")).toBe(fixture.files[name].file);
     }

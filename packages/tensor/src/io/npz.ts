@@ -1,15 +1,14 @@
 import { FormatError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
 import { fileSystem, readFile } from "./file-system.ts";
+import type { WriteOptions } from "./files.ts";
 import { type NpyOptions, parseNpy, serializeNpy } from "./npy.ts";
 import { readZip, writeZip, type ZipEntry } from "./zip.ts";
 
 /** Settings of {@link writeNpz}. */
-export interface NpzOptions {
+export interface NpzOptions extends WriteOptions {
   /** Packed as NumPy's `savez_compressed` does, false. */
   readonly compress?: boolean;
-  /** Called before each tensor is written, with how many are done. */
-  readonly progress?: (done: number, total: number) => void;
 }
 
 /**

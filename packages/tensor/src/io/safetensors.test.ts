@@ -212,6 +212,16 @@ describe("writing", () => {
     }
   });
 
+  test("tells how far it is", async () => {
+    const told: string[] = [];
+    const both = new Map([
+      ["a", Tensor.from([1], [1])],
+      ["b", Tensor.from([2], [1])],
+    ]);
+    await serializeSafetensors(both, undefined, { progress: (done, total) => told.push(`${done}/${total}`) });
+    expect(told).toEqual(["0/2", "1/2", "2/2"]);
+  });
+
   test("views are written as their values", async () => {
     const t = tensor([
       [1, 2, 3],

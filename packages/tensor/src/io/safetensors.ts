@@ -4,7 +4,7 @@ import { BYTES, type DType, type ElementType, isBlocks } from "../dtype.ts";
 import { DTypeError, FormatError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { fileSystem } from "./file-system.ts";
-import type { ByteSource } from "./files.ts";
+import type { ByteSource, WriteOptions } from "./files.ts";
 import { widenHalves } from "./halves.ts";
 import {
   fail,
@@ -122,6 +122,7 @@ export function parseSafetensors(bytes: Uint8Array, name = "bytes"): Safetensors
 async function* serialize(
   tensors: ReadonlyMap<string, Tensor | TensorSource>,
   metadata: Readonly<Record<string, string>> | undefined,
+  { progress }: WriteOptions,
 ): AsyncGenerator<Uint8Array> {
   const made = [...tensors].map(([name, tensor]) => {
     if (name === "__metadata__" || !name.isWellFormed()) {
@@ -140,10 +141,13 @@ async function* serialize(
   });
   const { header, order } = formatHeader(made, metadata);
   yield header;
+  let done = 0;
   for (const { tensor } of order) {
+    progress?.(done++, tensors.size);
     if (tensor instanceof Tensor) yield await tensor.bytes();
     else yield* encodeSource(tensor);
   }
+  progress?.(done, tensors.size);
 }
 
 /**
@@ -156,10 +160,11 @@ export async function writeSafetensors(
   path: string,
   tensors: ReadonlyMap<string, Tensor | TensorSource>,
   metadata?: Readonly<Record<string, string>>,
+  options: WriteOptions = {},
 ): Promise<void> {
   await fileSystem("writeSafetensors", "take the bytes from serializeSafetensors").write(
     path,
-    serialize(tensors, metadata),
+    serialize(tensors, metadata, options),
   );
 }
 
@@ -167,9 +172,10 @@ export async function writeSafetensors(
 export async function serializeSafetensors(
   tensors: ReadonlyMap<string, Tensor | TensorSource>,
   metadata?: Readonly<Record<string, string>>,
+  options: WriteOptions = {},
 ): Promise<Uint8Array<ArrayBuffer>> {
   const pieces: Uint8Array[] = [];
-  for await (const piece of serialize(tensors, metadata)) pieces.push(piece);
+  for await (const piece of serialize(tensors, metadata, options)) pieces.push(piece);
   const out = new Uint8Array(pieces.reduce((n, piece) => n + piece.length, 0));
   let at = 0;
   for (const piece of pieces) {

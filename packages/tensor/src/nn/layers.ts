@@ -2,7 +2,6 @@ import { noGrad } from "../autograd.ts";
 import { full, type Generator, randn } from "../creation.ts";
 import { scope } from "../memory.ts";
 import { dropout, embedding, linear, rmsNorm } from "../ops/index.ts";
-import { sizeOf } from "../shape.ts";
 import type { Tensor, TensorOptions } from "../tensor.ts";
 import { uniform } from "./init.ts";
 import { Module } from "./module.ts";
@@ -101,7 +100,6 @@ export class Dropout extends Module {
   }
   forward(x: Tensor): Tensor {
     if (!this.training || this.p === 0) return x;
-    const flat = x.reshape(sizeOf(x.shape.slice(0, -1)), x.shape.at(-1)!);
-    return dropout(flat, this.p, this.#random.next()).reshape(...x.shape);
+    return dropout(x, this.p, this.#random.next());
   }
 }

@@ -1,9 +1,10 @@
 import { noGrad } from "../autograd.ts";
 import { full, ones, zeros } from "../creation.ts";
+import { ShapeError } from "../errors.ts";
 import { Program } from "../expr/program.ts";
 import { scope } from "../memory.ts";
-import { batchNorm, groupNorm, layerNorm, mean, square, sub, sum } from "../ops/index.ts";
-import { type Shape, sizeOf } from "../shape.ts";
+import { batchNorm, channelAffine, channelMean, groupNorm, layerNorm, neg, square } from "../ops/index.ts";
+import { type Shape, show } from "../shape.ts";
 import type { Tensor, TensorOptions } from "../tensor.ts";
 import { parameter } from "./layers.ts";
 import { Module } from "./module.ts";
@@ -109,11 +110,12 @@ export class BatchNorm extends Module {
   }
   forward(x: Tensor): Tensor {
     if (!this.training) return batchNorm(x, this.running_mean, this.running_var, this.weight, this.bias, this.eps);
-    const dims = x.shape.map((_, d) => d).filter((d) => d !== 1);
-    const count = sizeOf(x.shape) / Math.max(1, x.shape[1]);
-    const centre = mean(x, dims, true);
-    const spread = sum(square(sub(x, centre)), dims).div(count);
-    const batchMean = centre.reshape(spread.size);
+    const channels = this.running_mean.size;
+    if (x.rank < 2 || x.shape[1] !== channels)
+      throw new ShapeError("BatchNorm", `needs [batch, ${channels}, ...], not ${show(x.shape)}`);
+    const count = x.size / Math.max(1, channels);
+    const batchMean = channelMean(x);
+    const spread = channelMean(square(channelAffine(x, undefined, neg(batchMean))));
     noGrad(() =>
       scope(() => {
         this.#move(this.running_mean, batchMean.detach());

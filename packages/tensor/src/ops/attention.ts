@@ -1,7 +1,7 @@
 import { full, ones } from "../creation.ts";
 import type { RandomKey } from "../devices/device.ts";
 import { ShapeError } from "../errors.ts";
-import { sameShape, show, sizeOf } from "../shape.ts";
+import { broadcastShapes, sameShape, show, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { tril } from "./diagonal.ts";
 import { add, mul, where } from "./elementwise.ts";
@@ -40,6 +40,7 @@ export function scaledDotProductAttention(
   const shapes = (): string => `q ${show(q.shape)}, k ${show(k.shape)}, v ${show(v.shape)}`;
   if (q.rank < 2 || k.rank < 2 || v.rank < 2 || q.shape.at(-1) !== k.shape.at(-1) || k.shape.at(-2) !== v.shape.at(-2))
     throw new ShapeError("scaledDotProductAttention", `needs [..., length, size] of one size: ${shapes()}`);
+  broadcastShapes("scaledDotProductAttention", ...[q, k, v].map((t) => t.shape.slice(0, -2)));
   if (causal && mask) throw new ShapeError("scaledDotProductAttention", "takes a mask or causal, not both");
   const alike = sameShape(q.shape, k.shape) && sameShape(k.shape, v.shape);
   if (causal && !drop && q.rank === 4 && alike && q.size > 0) return fused(q, k, v, scale);

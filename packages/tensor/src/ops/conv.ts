@@ -1,10 +1,10 @@
 import { DTypeError, ShapeError } from "../errors.ts";
 import { show, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import { add } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
+import { channelAffine } from "./normalization.ts";
 import { apply } from "./op.ts";
-import { permute, reshape } from "./shape.ts";
+import { reshape } from "./shape.ts";
 import { checkWindows, pad, type Window, windowOps } from "./windows.ts";
 
 /** Settings of a convolution; one number stands for all dimensions. */
@@ -58,23 +58,19 @@ function convolve(op: string, n: number, x: Tensor, weight: Tensor, bias: Tensor
 
   const [strides, dilations] = [spread(op, "stride", stride, n), spread(op, "dilation", dilation, n)];
   const windows: Window[] = kernel.map((size, i) => ({
-    ...{ dim: 3 + i, size, step: strides[i], dilation: dilations[i] },
+    ...{ dim: 2 + i, size, step: strides[i], dilation: dilations[i] },
   }));
   const around = pad(x, padSizes(op, options, kernel));
-  const grouped = reshape(around, [batch, groups, perGroup, ...around.shape.slice(2)]);
-  checkWindows(op, grouped.shape, windows);
-  const view = apply(windowOps.unfold, [grouped], windows);
-  const places = view.shape.slice(3, 3 + n);
-  const dims = Array.from({ length: n }, (_, i) => 3 + i);
-  // The kernel's elements before the places, so that what lies side by side in a picture is copied side by side.
-  const columns = reshape(permute(view, [0, 1, 2, ...dims.map((d) => d + n), ...dims]), [
-    ...[batch, groups, perGroup * sizeOf(kernel), sizeOf(places)],
-  ]);
-  const kernels = reshape(weight, [groups, out / groups, perGroup * sizeOf(kernel)]);
-  const result = reshape(matmul(kernels, columns), [batch, out, ...places]);
-  return bias ? add(result, reshape(bias, [out, ...places.map(() => 1)])) : result;
+  checkWindows(op, around.shape, windows);
+  const columns = apply(windowOps.columns, [around], windows);
+  const places = columns.shape.slice(3);
+  const inner = perGroup * sizeOf(kernel);
+  const result = matmul(
+    reshape(weight, [groups, out / groups, inner]),
+    reshape(columns, [batch, groups, inner, sizeOf(places)]),
+  );
+  return channelAffine(reshape(result, [batch, out, ...places]), undefined, bias);
 }
-
 /**
  * Convolution over a sequence: PyTorch's `functional.conv1d` (a cross-correlation, as there). Made of windows that are
  * laid side by side and one matrix product. Shapes: x [batch, channels, length], weight [out, channels/groups, size],

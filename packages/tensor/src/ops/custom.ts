@@ -21,7 +21,7 @@ export interface CustomRule<Args> {
 }
 
 /** Runs a {@link customOp} on one input or several, with its arguments where it has any. */
-export type CustomFunction<Args> = [Args] extends [void]
+export type CustomFunction<Args> = [Args] extends [undefined]
   ? (inputs: Tensor | readonly Tensor[]) => Tensor
   : (inputs: Tensor | readonly Tensor[], args: Args) => Tensor;
 
@@ -39,7 +39,7 @@ export type CustomFunction<Args> = [Args] extends [void]
  * });
  * cube(x);
  */
-export function customOp<Args = void>(name: string, rule: CustomRule<Args>): CustomFunction<Args> {
+export function customOp<Args = undefined>(name: string, rule: CustomRule<Args>): CustomFunction<Args> {
   const run = (inputs: Tensor | readonly Tensor[], args: Args): Tensor => {
     const list = inputs instanceof Tensor ? [inputs] : inputs;
     return applyUntyped(name, list, {

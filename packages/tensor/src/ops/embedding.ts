@@ -24,7 +24,8 @@ export const embeddingOps = {
     blocks: [0],
     infer([table, index]) {
       if (table.rank < 1) throw new ShapeError("embedding", "the table needs at least one dimension");
-      if (index.dtype !== "i32") throw new DTypeError("embedding", `indices must be i32, not ${index.dtype}`);
+      if (index.dtype !== "i32")
+        throw new DTypeError("embedding", `indices must be i32, not ${index.dtype}; use to('i32')`);
       const dtype = table.dtype === "bf16" || isBlocks(table.dtype) ? "f32" : table.dtype;
       return { shape: [...index.shape, ...table.shape.slice(1)], dtype };
     },

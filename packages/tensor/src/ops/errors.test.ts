@@ -66,7 +66,7 @@ const CASES: readonly [run: () => unknown, type: typeof TensorError, message: st
   [() => variance(x, 5), ShapeError, "[variance] dimension 5 is outside a tensor of 2 dimensions"],
   [() => prod(x, 3), ShapeError, "[prod] dimension 3 is outside a tensor of 2 dimensions"],
   [() => cdist(x, zeros([2, 4])), ShapeError, "[cdist] needs rows of equal length: [2,3] and [2,4]"],
-  [() => cosineSimilarity(x, zeros([4, 3])), ShapeError, "[mul] shapes do not broadcast: [2,3] and [4,3]"],
+  [() => cosineSimilarity(x, zeros([4, 3])), ShapeError, "[cosineSimilarity] shapes do not broadcast: [2,3] and [4,3]"],
   [() => glu(x), ShapeError, "[glu] dimension -1 of [2,3] has no two halves"],
   [
     () => unfold(x, 1, 4),
@@ -107,7 +107,7 @@ const CASES: readonly [run: () => unknown, type: typeof TensorError, message: st
   [
     () => conv2d(picture, zeros([3, 2, 5, 1])),
     ShapeError,
-    "[conv2d] a window of 5 elements does not fit dimension 3 of [1,1,2,4,4]; use a smaller one, or padding",
+    "[conv2d] a window of 5 elements does not fit dimension 2 of [1,2,4,4]; use a smaller one, or padding",
   ],
   [
     () => conv2d(picture, zeros([3, 2, 1, 1]), undefined, { stride: [1] }),
@@ -147,6 +147,7 @@ const CASES: readonly [run: () => unknown, type: typeof TensorError, message: st
   [() => groupNorm(x, 2), ShapeError, "[groupNorm] the channels of [2,3] are not cut into 2 groups"],
   [() => batchNorm(x, zeros([2]), zeros([2])), ShapeError, "[batchNorm] [2] is not a number for each channel of [2,3]"],
   [() => BatchNorm.init(4).eval().forward(x), ShapeError, "[batchNorm] [4] is not a number for each channel of [2,3]"],
+  [() => BatchNorm.init(4).forward(x), ShapeError, "[BatchNorm] needs [batch, 4, ...], not [2,3]"],
   [
     () => scaledDotProductAttention(x, zeros([2, 4]), x),
     ShapeError,

@@ -313,6 +313,23 @@ const CASES: Cases = {
     ],
     [[0, 3], [{ dim: 1, size: 2, step: 1, dilation: 1 }]],
   ),
+  columns: of(
+    [[2, 2, 6], [{ dim: 2, size: 3, step: 2, dilation: 1 }]],
+    [
+      [1, 2, 4, 5],
+      [
+        { dim: 2, size: 2, step: 1, dilation: 2 },
+        { dim: 3, size: 3, step: 2, dilation: 1 },
+      ],
+    ],
+    [
+      [0, 2, 3, 3],
+      [
+        { dim: 2, size: 2, step: 1, dilation: 1 },
+        { dim: 3, size: 2, step: 1, dilation: 1 },
+      ],
+    ],
+  ),
   pad: of(
     [[3], { before: [1], after: [2], value: 4 }],
     [[2, 3], { before: [0, 1], after: [2, 0], value: 0 }],
@@ -773,6 +790,11 @@ const COMPOSED: readonly [name: string, run: (...x: Tensor[]) => Tensor, inputs:
   ["repeat", (x) => ops.repeat(x, [2, 1, 2]), one("real", [2, 3])],
   ["repeatInterleave", (x) => ops.repeatInterleave(x, 3, 0), one("real", [2, 3])],
   ["roll", (x) => ops.roll(x, -1, 1), one("real", [2, 3])],
+  [
+    "dropout of any rank",
+    (x) => ops.dropout(x, 0.4, { seed: [1, 2], stream: 3 }),
+    one("real", [5], [2, 2, 3], [2, 0, 3]),
+  ],
   ["glu", (x) => ops.glu(x), one("real", [2, 4])],
   ["lerp", (a, b) => ops.lerp(a, b, 0.3), [[real([2, 3]), real([3])]]],
   [

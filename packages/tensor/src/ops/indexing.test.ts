@@ -142,7 +142,7 @@ describe("at", () => {
     [["0.5:" as Range], ShapeError, '[at] "0.5:" is no range; write "start:end" or "start:end:step" in whole numbers'],
     [["1" as Range], ShapeError, '[at] "1" is no range; write "start:end" or "start:end:step" in whole numbers'],
     [[i32([0]), i32([0])], ShapeError, "[at] [[1], [1]] has more than one tensor; use gather, or at() twice"],
-    [[tensor([0])], DTypeError, "[at] a tensor of indices must be i32, not f32"],
+    [[tensor([0])], DTypeError, "[at] a tensor of indices must be i32, not f32; use to('i32')"],
     [[i32([2])], IndexError, "[indexSelect] index 2 is outside of dimension 0 of [2,3]"],
   ];
   for (const [index, type, message] of wrong) {
@@ -261,6 +261,29 @@ describe("order", () => {
     expect(sort(zeros([0, 4])).values.shape).toEqual([0, 4]);
     expect(sort(zeros([4, 0])).values.shape).toEqual([4, 0]);
   });
+
+  for (const device of DEVICES) {
+    test(`the first of long rows are those of a stable sort, on ${device.info.name}`, async () => {
+      const [rows, n] = [3, 9000];
+      const values = Float32Array.from({ length: rows * n }, (_, i) => ((i * 7919) % 4001) - 2000);
+      values[17] = Number.NaN;
+      values[n + 5000] = Number.NEGATIVE_INFINITY;
+      const x = Tensor.from(values, [rows, n], { device });
+      for (const [k, largest] of [
+        [1, true],
+        [50, true],
+        [70, false],
+      ] as const) {
+        const got = (await x.topk(k, 1, largest).indices.tolist()) as number[][];
+        for (let r = 0; r < rows; r++) {
+          const row = values.subarray(r * n, (r + 1) * n);
+          const places = Array.from(row, (_, i) => i);
+          places.sort((i, j) => (largest ? compare(row[j], row[i]) : compare(row[i], row[j])));
+          expect(got[r]).toEqual(places.slice(0, k));
+        }
+      }
+    });
+  }
 
   test("topk and its limits", async () => {
     const x = tensor([1, 4, 2, 4]);

@@ -178,7 +178,8 @@ export function scatter(x: Tensor, dim: number, index: Tensor, src: Tensor): Ten
 export function indexSelect(x: Tensor, dim: number, index: Tensor): Tensor {
   const at = axisOf("indexSelect", dim, x.rank);
   if (x.rank === 0) throw new ShapeError("indexSelect", "needs at least one dimension");
-  if (index.dtype !== "i32") throw new DTypeError("indexSelect", `indices must be i32, not ${index.dtype}`);
+  if (index.dtype !== "i32")
+    throw new DTypeError("indexSelect", `indices must be i32, not ${index.dtype}; use to('i32')`);
   const order = x.shape.map((_, d) => d);
   const front = [at, ...order.filter((d) => d !== at)];
   const picked = explainIndex(
@@ -260,7 +261,8 @@ function explain(x: Tensor, said: () => string, body: () => Tensor): Tensor {
 
 /** Indices below 0 counted from the end of `n`. */
 function counted(index: Tensor, n: number): Tensor {
-  if (index.dtype !== "i32") throw new DTypeError("at", `a tensor of indices must be i32, not ${index.dtype}`);
+  if (index.dtype !== "i32")
+    throw new DTypeError("at", `a tensor of indices must be i32, not ${index.dtype}; use to('i32')`);
   const out = Tensor.empty(index.shape, { dtype: "i32", device: index.device });
   index.device.elementwise(FROM_END, [n], [index], out);
   return out;

@@ -1,4 +1,5 @@
 import { constant, type Expr, select } from "../expr/expr.ts";
+import { broadcastShapes } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { add, elementwise, mul, type Params, sub } from "./elementwise.ts";
 import { apply, type Op } from "./op.ts";
@@ -154,5 +155,6 @@ export const logicalOr = binary(o.logicalOr);
 export const logicalXor = binary(o.logicalXor);
 /** a + weight·(b − a): PyTorch's `lerp`. */
 export function lerp(a: Tensor, b: Tensor, weight: Tensor | number): Tensor {
+  broadcastShapes("lerp", a.shape, b.shape, typeof weight === "number" ? [] : weight.shape);
   return add(a, mul(sub(b, a), weight));
 }

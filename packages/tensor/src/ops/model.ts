@@ -1,7 +1,7 @@
 import { full } from "../creation.ts";
 import type { AttentionOptions, Device, RandomKey, Segment } from "../devices/device.ts";
 import { DTypeError, GradientError, ShapeError, TensorError } from "../errors.ts";
-import { sameShape, show } from "../shape.ts";
+import { sameShape, show, sizeOf } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 import { mul } from "./elementwise.ts";
 import { embedding } from "./embedding.ts";
@@ -284,11 +284,16 @@ export function attention(
 
 /**
  * Inverted dropout with a mask that `key` and each row's (sequence, token) determine, so the same rows lose the same
- * features however they are batched. Shapes: x [rows, features]; rows i32 [rows, 2], by default (0, row number).
+ * features however they are batched. Shapes: x [rows, features]; rows i32 [rows, 2], by default (0, row number), and then x
+ * may have any dimensions, all but the last being rows.
  */
 export function dropout(x: Tensor, p: number, key: RandomKey, rows?: Tensor): Tensor {
   if (!(p >= 0 && p < 1)) throw new TensorError("dropout", `the rate must be at least 0 and below 1, not ${p}`);
   if (p === 0) return x;
+  if (!rows && x.rank !== 2) {
+    const flat = x.reshape(x.rank === 0 ? 1 : sizeOf(x.shape.slice(0, -1)), x.shape.at(-1) ?? 1);
+    return dropout(flat, p, key).reshape(...x.shape);
+  }
   return apply(modelOps.dropout, [x], { p, key, rows: rows ?? placesOf(x.shape[0], x.device) });
 }
 

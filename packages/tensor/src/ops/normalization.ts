@@ -2,10 +2,10 @@ import { ones } from "../creation.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { type Shape, sameShape, show, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import { add, mul, rsqrt, sub } from "./elementwise.ts";
+import { add, div, mul, neg, rsqrt, sub } from "./elementwise.ts";
 import { rmsNorm } from "./model.ts";
-import { mean } from "./reduce.ts";
-import { reshape } from "./shape.ts";
+import { mean, sum } from "./reduce.ts";
+import { expand, reshape } from "./shape.ts";
 
 function checkFloat(op: string, x: Tensor): void {
   if (x.dtype !== "f32" && x.dtype !== "f64")
@@ -35,9 +35,29 @@ export function layerNorm(x: Tensor, shape: Shape, weight?: Tensor, bias?: Tenso
   return shape.length === 1 ? shifted : reshape(shifted, x.shape);
 }
 
-/** A channel's number beside x [batch, channels, ...]. */
-const perChannel = (t: Tensor, x: Tensor): Tensor =>
-  reshape(t, [t.size, ...new Array<number>(Math.max(0, x.rank - 2)).fill(1)]);
+/** x [batch, channels, ...] with a row for each channel of each example: sums along rows, and numbers beside them, are fast. */
+function channelRows(x: Tensor): Tensor {
+  const [batch, channels, ...places] = x.shape;
+  return reshape(x, [batch * channels, sizeOf(places)]);
+}
+/** A number for each channel beside the {@link channelRows}. */
+function perChannel(t: Tensor, batch: number): Tensor {
+  return reshape(expand(reshape(t, [1, t.size]), [batch, t.size]), [batch * t.size, 1]);
+}
+
+/** x·scale + shift, each [channels]. Shapes: x and result [batch, channels, ...]. */
+export function channelAffine(x: Tensor, scale: Tensor | undefined, shift: Tensor | undefined): Tensor {
+  let out = channelRows(x);
+  if (scale) out = mul(out, perChannel(scale, x.shape[0]));
+  if (shift) out = add(out, perChannel(shift, x.shape[0]));
+  return reshape(out, x.shape);
+}
+/** Mean of each channel of x [batch, channels, ...], [channels]. */
+export function channelMean(x: Tensor): Tensor {
+  const [batch, channels] = x.shape;
+  const sums = reshape(sum(channelRows(x), 1), [batch, channels]);
+  return div(sum(sums, 0), x.size / Math.max(1, channels));
+}
 
 /**
  * x less a mean and over √(variance + eps), both by channel, then ·weight + bias: PyTorch's `functional.batch_norm` with
@@ -58,8 +78,7 @@ export function batchNorm(
       throw new ShapeError("batchNorm", `${show(t.shape)} is not a number for each channel of ${show(x.shape)}`);
   }
   const scale = rsqrt(add(runningVar, eps));
-  const normal = mul(sub(x, perChannel(runningMean, x)), perChannel(weight ? mul(scale, weight) : scale, x));
-  return bias ? add(normal, perChannel(bias, x)) : normal;
+  return channelAffine(channelAffine(x, undefined, neg(runningMean)), weight ? mul(scale, weight) : scale, bias);
 }
 
 /**
@@ -77,6 +96,5 @@ export function groupNorm(x: Tensor, groups: number, weight?: Tensor, bias?: Ten
   }
   const size = x.size / Math.max(1, batch * groups);
   const normal = reshape(layerNorm(reshape(x, [batch, groups, size]), [size], undefined, undefined, eps), x.shape);
-  const scaled = weight ? mul(normal, perChannel(weight, x)) : normal;
-  return bias ? add(scaled, perChannel(bias, x)) : scaled;
+  return channelAffine(normal, weight, bias);
 }

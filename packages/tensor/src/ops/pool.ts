@@ -1,7 +1,7 @@
 import { noGrad } from "../autograd.ts";
 import { ones } from "../creation.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
-import { select } from "../expr/expr.ts";
+import { type Expr, select } from "../expr/expr.ts";
 import { FILL, IDENTITY, Program } from "../expr/program.ts";
 import { show } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
@@ -13,9 +13,9 @@ import { transpose } from "./shape.ts";
 import { checkWindows, pad, type Window, windowElement, windowIndices, windowPositions } from "./windows.ts";
 
 /** Is the next element the largest so far? The first of equals stays; NaN is larger than all, as in PyTorch. */
-const LARGER = Program.of(2, 0, ([best, next]) => select(next.ne(next), 1, best.lt(next)));
-const TAKE = Program.of(3, 0, ([larger, next, before]) => select(larger, next, before));
-const TAKE_NUMBER = Program.of(2, 1, ([larger, before], [number]) => select(larger, number, before));
+const isLarger = (best: Expr, next: Expr): Expr => select(next.ne(next), 1, best.lt(next));
+const LARGER = Program.of(2, 0, ([best, next]) => select(isLarger(best, next), next, best));
+const NUMBER = Program.of(3, 1, ([best, next, before], [number]) => select(isLarger(best, next), number, before));
 /** The gradient of windows whose largest element is that of the given number. */
 const WHERE_NUMBER = Program.of(2, 1, ([grad, which], [number]) => select(which.eq(number), grad, 0));
 
@@ -42,23 +42,24 @@ export const poolOps = {
     name: "maxPool",
     infer: ([x], windows) => infer("maxPool", x, windows),
     forward(context, [x], windows) {
-      const { device, result } = context;
-      let [out, which] = [context.output(), context.output()];
+      const { device, recorded } = context;
+      const out = context.output();
+      const which = recorded ? context.output() : undefined;
+      if (which) device.elementwise(FILL, [0], [], which);
       windowIndices(windows).forEach((at, number) => {
-        const next = windowElement(x, windows, at);
+        const element = windowElement(x, windows, at);
         if (number === 0) {
-          device.elementwise(IDENTITY, [], [next], out);
-          device.elementwise(FILL, [0], [], which);
+          device.elementwise(IDENTITY, [], [element], out);
           return;
         }
-        const larger = context.empty(result.shape, result.dtype);
-        device.elementwise(LARGER, [], [out, next], larger);
-        const [best, numbers] = [context.output(), context.output()];
-        device.elementwise(TAKE, [], [larger, next, out], best);
-        device.elementwise(TAKE_NUMBER, [number], [larger, which], numbers);
-        [out, which] = [best, numbers];
+        // Read with its steps once, then side by side.
+        const next = context.output();
+        device.elementwise(IDENTITY, [], [element], next);
+        if (which) device.elementwise(NUMBER, [number], [out, next, which], which);
+        device.elementwise(LARGER, [], [out, next], out);
+        next.dispose();
       });
-      context.save(which);
+      if (which) context.save(which);
       return out;
     },
     backward(context, grad, windows) {

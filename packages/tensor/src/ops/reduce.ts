@@ -1,7 +1,7 @@
 import type { ReduceKind } from "../devices/device.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { IDENTITY } from "../expr/program.ts";
-import { axisOf } from "../shape.ts";
+import { axisOf, show } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { div, eq, mul, neg } from "./elementwise.ts";
 import { apply, type Context, defineOp, type Op, type ResultType } from "./op.ts";
@@ -42,8 +42,8 @@ function extremum(name: string, kind: "max" | "min"): Op<ReduceArgs> {
     name,
     infer(inputs, args) {
       const [x] = inputs;
-      if (args.dims.some((d) => x.shape[d] === 0))
-        throw new ShapeError(name, "no largest or smallest of an empty dimension");
+      const empty = args.dims.find((d) => x.shape[d] === 0);
+      if (empty !== undefined) throw new ShapeError(name, `dimension ${empty} of ${show(x.shape)} is empty`);
       return infer(name, inputs, args);
     },
     forward(context, inputs, args) {
@@ -75,7 +75,8 @@ export const reduceOps = {
   argmax: defineOp<undefined>({
     name: "argmax",
     infer([x]) {
-      if (x.rank === 0 || x.shape.at(-1) === 0) throw new ShapeError("argmax", "no largest of an empty dimension");
+      if (x.rank === 0 || x.shape.at(-1) === 0)
+        throw new ShapeError("argmax", `the last dimension of ${show(x.shape)} is empty`);
       return { shape: x.shape.slice(0, -1), dtype: "i32" };
     },
     forward(context, [x]) {

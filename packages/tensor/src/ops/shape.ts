@@ -302,6 +302,8 @@ export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
 }
 /** Joins tensors of one shape along a new dimension. */
 export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
+  const other = tensors.find((t) => !sameShape(t.shape, tensors[0].shape));
+  if (other) throw new ShapeError("stack", `shapes differ: ${show(tensors[0].shape)} and ${show(other.shape)}`);
   return cat(
     tensors.map((t) => unsqueeze(t, dim)),
     dim,

@@ -1,6 +1,6 @@
 import { ShapeError } from "../errors.ts";
 import { select } from "../expr/expr.ts";
-import { axisOf, type Shape, show } from "../shape.ts";
+import { axisOf, broadcastShapes, type Shape, show } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { abs, add, div, elementwise, eq, exp, log, mul, ne, pow, square, sub } from "./elementwise.ts";
 import { gather } from "./indexing.ts";
@@ -64,6 +64,7 @@ export function normalize(x: Tensor, p = 2, dim = 1, eps = 1e-12): Tensor {
 
 /** Cosine of the angle between a and b along `dim`: PyTorch's `functional.cosine_similarity`. */
 export function cosineSimilarity(a: Tensor, b: Tensor, dim = 1, eps = 1e-8): Tensor {
+  broadcastShapes("cosineSimilarity", a.shape, b.shape);
   const sizes = [a, b].map((t) => clamp(norm(t, 2, dim, true), eps));
   return sum(mul(div(a, sizes[0]), div(b, sizes[1])), dim);
 }

@@ -1,9 +1,9 @@
 import type { View } from "../devices/device.ts";
 import { ShapeError } from "../errors.ts";
 import { FILL, IDENTITY } from "../expr/program.ts";
-import { axisOf, type Shape, show } from "../shape.ts";
+import { axisOf, type Shape, show, sizeOf } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
-import { apply, defineOp } from "./op.ts";
+import { apply, type Context, defineOp } from "./op.ts";
 
 /** Windows that move along one dimension. */
 export interface Window {
@@ -57,6 +57,23 @@ export function windowIndices(windows: readonly Window[]): number[][] {
   );
 }
 
+/** One element of all windows, of what `columns` gives. */
+function column(columns: View, number: number): View {
+  const without = (list: readonly number[]): number[] => list.filter((_, d) => d !== 2);
+  const { storage, dtype, offset, shape, strides } = columns;
+  const empty = shape.includes(0);
+  return {
+    ...{ storage, dtype, offset: empty ? offset : offset + number * strides[2] },
+    ...{ shape: without(shape), strides: without(strides) },
+  };
+}
+
+function copyOf(context: Context, view: View): Tensor {
+  const out = context.empty(view.shape, view.dtype);
+  context.device.elementwise(IDENTITY, [], [view], out);
+  return out;
+}
+
 function padded({ before, after }: PadArgs, shape: Shape): number[] {
   return shape.map((n, d) => before[d] + n + after[d]);
 }
@@ -104,6 +121,50 @@ export const windowOps = {
         };
         if (!from.shape.includes(0))
           context.device.elementwise(IDENTITY, [], [from], windowElement(out, windows, at), true);
+      }
+      return [out];
+    },
+  }),
+  /**
+   * [batch, channels, elements of a window, ...places]: what a convolution multiplies its kernels with (im2col). Windows move
+   * over all dimensions behind the first two. Along the last of them first, so that afterwards whole pictures lie in runs.
+   */
+  columns: defineOp<readonly Window[]>({
+    name: "columns",
+    infer([x], windows) {
+      const [batch, channels, ...places] = windowPositions(x.shape, windows);
+      return { shape: [batch, channels, sizeOf(windows.map(({ size }) => size)), ...places], dtype: x.dtype };
+    },
+    forward(context, [x], windows) {
+      const out = context.output();
+      const [outer, last] = [windows.slice(0, -1), windows.slice(-1)];
+      for (let i = 0; i < last[0].size; i++) {
+        const along = outer.length === 0 ? windowElement(x, last, [i]) : copyOf(context, windowElement(x, last, [i]));
+        windowIndices(outer).forEach((at, number) => {
+          const into = column(out, number * last[0].size + i);
+          context.device.elementwise(IDENTITY, [], [windowElement(along, outer, at)], into);
+        });
+      }
+      return out;
+    },
+    backward(context, grad, windows) {
+      const [{ shape, dtype }] = context.inputs;
+      const out = context.empty(shape, dtype);
+      context.device.elementwise(FILL, [0], [], out);
+      const [outer, last] = [windows.slice(0, -1), windows.slice(-1)];
+      for (let i = 0; i < last[0].size; i++) {
+        const into = windowElement(out, last, [i]);
+        if (outer.length === 0) {
+          context.device.elementwise(IDENTITY, [], [column(grad, i)], into, true);
+          continue;
+        }
+        const along = context.empty(into.shape, dtype);
+        context.device.elementwise(FILL, [0], [], along);
+        windowIndices(outer).forEach((at, number) => {
+          const from = column(grad, number * last[0].size + i);
+          context.device.elementwise(IDENTITY, [], [from], windowElement(along, outer, at), true);
+        });
+        context.device.elementwise(IDENTITY, [], [along], into, true);
       }
       return [out];
     },

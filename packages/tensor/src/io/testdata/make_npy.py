@@ -32,6 +32,7 @@ arrays = {
     "a number": np.array(2.5, dtype="<f4"),
     "a row": np.array([1.5, -2.5], dtype="<f4"),
     "a long row": np.zeros(12345, dtype="|i1")[:0],
+    "many dimensions": np.full((1,) * 17, 3.5, dtype="<f4"),
     "nothing": np.zeros((2, 0, 3), dtype="<f4"),
     "special": np.array([np.nan, np.inf, -np.inf, -0.0], dtype="<f4"),
 }
