@@ -98,7 +98,8 @@ export {
   leftCheckpoint,
   type RunSettings,
 } from "./train/checkpoint.ts";
-export { estimateSeconds, mappedBytes, type PlannedRun, plannedSteps, trainingBytes } from "./train/estimate.ts";
+export { mappedBytes, type PlannedRun, plannedSteps, trainingBytes } from "./train/estimate.ts";
+export { estimateSeconds } from "./train/estimate-time.ts";
 export { dataFingerprint, modelFingerprint } from "./train/fingerprint.ts";
 export { availableMemory } from "./train/memory.ts";
 export { checkTrainOptions, TRAIN_DEFAULTS, type TrainOptions } from "./train/options.ts";

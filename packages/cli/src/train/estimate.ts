@@ -19,8 +19,6 @@ export interface EstimateOptions {
   readonly maxLength: number;
   readonly tokensPerPass?: number;
   readonly quantize?: string;
-  /** Steps between checkpoints; every minute unless given. */
-  readonly saveEvery?: number;
 }
 
 /** Memory that the process holds, without the pages of mapped files. */
@@ -59,8 +57,7 @@ export async function estimateRun({ terminal }: Context, run: PlannedRun, option
   }
   const { recomputed } = trainingBytes(run);
   const seconds = await estimateSeconds(run, recomputed);
-  const isSaved = options.saveEvery === undefined ? seconds > 60 : options.saveEvery > 0;
-  const peak = Math.max(peakOf({ isSaved }), peakMemory().peak_rss_bytes);
+  const peak = Math.max(peakOf(), peakMemory().peak_rss_bytes);
   const how = recomputed ? ", computing layers twice to fit" : "";
   terminal.say(`This will take about ${duration(seconds)} and ${bytes(peak)} of memory${how}`);
   return { seconds, peak_rss_bytes: peak };

@@ -127,13 +127,13 @@ export async function train(run: TrainRun): Promise<TrainResult> {
       });
       await finishStep(run, settings, state, total, perEpoch);
     }
-    await keeper?.keep(state, total, state.stopped === "asked" ? "interrupted" : "end");
-    const { best, stopped } = state;
+    // Without the save of the end, which depends on the disk and not on the training.
+    const { best, stopped, seconds } = state;
+    await keeper?.keep(state, total, stopped === "asked" ? "interrupted" : "end");
     const useBest = best !== undefined && stopped !== "learned" && best.step < steps.length;
     if (useBest) await state.takeBest();
     await params[0].device.synchronize();
     const tokens = steps.reduce((n, s) => n + s.tokens, 0);
-    const { seconds } = state;
     return {
       steps,
       tokens,
