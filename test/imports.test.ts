@@ -24,7 +24,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
     "@tslm/tune",
     "@tslm/server",
   ],
-  bench: ["@tslm/tensor", "@tslm/qwen", "@tslm/lora", "@tslm/data", "@tslm/cli"],
+  bench: ["@tslm/tensor", "@tslm/tensor/measure", "@tslm/qwen", "@tslm/lora", "@tslm/data", "@tslm/cli"],
 };
 
 /** Rooms of the tensor package from the ground up: a room imports itself and the rooms before it. */

@@ -1,6 +1,6 @@
 #!/usr/bin/env bun
 import { bytes, CommandError, type Context, checked, locateModel, modelCommand, run } from "@tslm/cli";
-import { measureLimits } from "@tslm/tensor";
+import { measureLimits } from "@tslm/tensor/measure";
 import { z } from "zod";
 import { FIGURE_NAMES, type FigureName, figuresOf } from "./figures.ts";
 import { PROFILED_FIGURES, type ProfiledFigure, type ProfileResult } from "./profile.ts";

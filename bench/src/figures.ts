@@ -4,19 +4,8 @@ import { fileURLToPath } from "node:url";
 import { readExamples } from "@tslm/data";
 import { applyLora, type Lora, promptFormat, type TrainingSequence, train, trainingSequences } from "@tslm/lora";
 import { nextTokens, passOf, type Quantization, Qwen } from "@tslm/qwen";
-import {
-  createDevice,
-  type Device,
-  Generator,
-  linear,
-  measureLimits,
-  measurePeak,
-  measureWasmLoops,
-  noGrad,
-  rand,
-  scope,
-  type WasmLoops,
-} from "@tslm/tensor";
+import { createDevice, type Device, Generator, linear, noGrad, rand, scope } from "@tslm/tensor";
+import { measureLimits, measurePeak, measureWasmLoops, type WasmLoops } from "@tslm/tensor/measure";
 import { gpuProducts } from "./gpu.ts";
 import { checkProduct, type Measured, seconds } from "./measured.ts";
 

@@ -1,14 +1,5 @@
-import {
-  createDevice,
-  type Device,
-  Generator,
-  linear,
-  measureGpuLimits,
-  noGrad,
-  rand,
-  scope,
-  type Tensor,
-} from "@tslm/tensor";
+import { createDevice, type Device, Generator, linear, noGrad, rand, scope, type Tensor } from "@tslm/tensor";
+import { measureGpuLimits } from "@tslm/tensor/measure";
 import { checkProduct, type Measured, seconds } from "./measured.ts";
 
 /** A product as large as the 0.5B model's largest layer has it with so many rows: rows, inner elements, columns. */

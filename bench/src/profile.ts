@@ -2,7 +2,8 @@
 import { openDevice } from "@tslm/cli";
 import type { TrainingSequence } from "@tslm/lora";
 import type { Qwen } from "@tslm/qwen";
-import { type Call, Profile, type ProfileRow, profiled, profileRows, quietest, setDefaultDevice } from "@tslm/tensor";
+import { setDefaultDevice } from "@tslm/tensor";
+import { type Call, Profile, type ProfileRow, profiled, profileRows, quietest } from "@tslm/tensor/measure";
 import { z } from "zod";
 import {
   benchAdapter,

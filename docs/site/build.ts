@@ -30,7 +30,7 @@ function undescribed(project: ProjectReflection): string[] {
 
 const app = await Application.bootstrap({
   name: "@tslm/tensor",
-  entryPoints: [join(tensor, "src", "index.ts")],
+  entryPoints: ["index.ts", "measure.ts"].map((name) => join(tensor, "src", name)),
   tsconfig: join(import.meta.dir, "tsconfig.json"),
   readme: join(tensor, "README.md"),
   projectDocuments: guides.map((name) => join(root, "docs", "tensor", `${name}.md`)),

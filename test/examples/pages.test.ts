@@ -19,7 +19,7 @@ async function shoot(page: Page, name: string): Promise<void> {
 
 /** An example's project, installed and built. */
 async function built(name: string, ...args: string[]): Promise<Project> {
-  const home = await project({ copy: join(ROOT, "examples", name) });
+  const home = await project({ copy: join(ROOT, "examples", name) }, { optional: true });
   const compiler = join(ROOT, "node_modules", "typescript", "bin", "tsc");
   expect(await execute(home.path, process.execPath, compiler, "-p", ".")).toMatchObject({ status: 0, stdout: "" });
   expect(await execute(home.path, process.execPath, "build.ts", ...args)).toMatchObject({ status: 0, stderr: "" });
@@ -36,6 +36,12 @@ const status = async (page: Page, what: RegExp): Promise<string> => {
     [what.source],
   );
   return (await page.locator("#status").textContent())!;
+};
+
+/** Runs in the page. */
+const hasAdapter = async (): Promise<boolean> => {
+  const { gpu } = navigator as { gpu?: { requestAdapter(): Promise<object | null> } };
+  return ((await gpu?.requestAdapter()) ?? null) !== null;
 };
 
 /** How wide the page is beyond its window. */
@@ -60,6 +66,40 @@ const plotted = (page: Page): Promise<number[]> =>
     }
     return rows;
   });
+
+/** What the page's adapter, downloaded, gives in the command line, and what the page itself says of it. */
+async function inCommandLine(page: Page, home: Project) {
+  const [download] = await Promise.all([
+    page.waitForEvent("download"),
+    page.getByRole("link", { name: "Download the adapter" }).click(),
+  ]);
+  await using folder = await temporaryFolder();
+  const zip = join(folder.path, "adapter.zip");
+  await download.saveAs(zip);
+  expect(download.suggestedFilename()).toBe("adapter.zip");
+  const { unzipSync } = await import(join(home.path, "node_modules", "fflate"));
+  const files: Record<string, Uint8Array> = unzipSync(await Bun.file(zip).bytes());
+  expect(Object.keys(files).sort()).toEqual(["adapter_config.json", "adapter_model.safetensors", "prompt.json"]);
+  for (const [name, bytes] of Object.entries(files)) await Bun.write(join(folder.path, "adapter", name), bytes);
+  const question = JSON.stringify([{ instruction: "回答关于飞跃云产品的问题", input: "免费空间有多大?" }]);
+  await Bun.write(join(folder.path, "rows.json"), question);
+  const evaluate = async (...args: string[]): Promise<Evaluated> => {
+    const all = [join(folder.path, "rows.json"), ...args, "--model", "demo", "--json", "--generate", "60"];
+    const { status, stdout, stderr } = await command("eval", all, { env: { ...OFFLINE, TENSOR_ISA: "wasm" } });
+    expect({ status, stderr }).toMatchObject({ status: 0 });
+    return JSON.parse(stdout.split("\n")[0]);
+  };
+  const scores: Evaluated = JSON.parse((await page.locator("#scores").textContent())!);
+  return { scores, adapted: await evaluate("--adapter", join(folder.path, "adapter")), base: await evaluate() };
+}
+
+/** What `bun run eval` says of a prompt. */
+interface Evaluated {
+  prompt: string;
+  top: [id: number, logit: number][];
+  logsumexp: number;
+  text: string;
+}
 
 /** The line ends lower than it began, by more than a quarter of what it spans. */
 function expectFalling(rows: readonly number[]): void {
@@ -106,6 +146,24 @@ describe.skipIf(!HAS_CHROMIUM)("the example pages in a browser", () => {
       await page.close();
     });
 
+    test("on WebGPU: trains live, the plotted loss falls", async () => {
+      await using gpu = await launch({ webgpu: true }).then((b) => ({
+        browser: b,
+        [Symbol.asyncDispose]: () => b.close(),
+      }));
+      using server = serveFolder(join(home.path, "dist"));
+      const { page, problems } = await openPage(gpu.browser, server.url.href, DESKTOP);
+      if (!(await page.evaluate(hasAdapter))) return console.warn("skipped: this browser has no WebGPU adapter");
+      await page.locator("#device").selectOption("gpu");
+      await page.locator("#epochs").fill("1");
+      await page.getByRole("button", { name: "Train" }).click();
+      expect(await status(page, /^Done/)).toContain("on gpu");
+      expectFalling(await plotted(page));
+      expect(Number.parseFloat((await page.locator("#accuracy").textContent())!)).toBeGreaterThan(80);
+      await shoot(page, "digits-webgpu");
+      expect(problems).toEqual([]);
+    });
+
     test("stops when told, and can train again", async () => {
       using server = serveFolder(join(home.path, "dist"), { isolated: true });
       const { page, problems } = await openPage(browser, server.url.href);
@@ -141,36 +199,13 @@ describe.skipIf(!HAS_CHROMIUM)("the example pages in a browser", () => {
       expectFalling(await plotted(page));
       await shoot(page, "lora-desktop");
 
-      const [download] = await Promise.all([
-        page.waitForEvent("download"),
-        page.getByRole("link", { name: "Download the adapter" }).click(),
-      ]);
-      await using folder = await temporaryFolder();
-      const zip = join(folder.path, "adapter.zip");
-      await download.saveAs(zip);
-      expect(download.suggestedFilename()).toBe("adapter.zip");
-      const { unzipSync } = await import(join(home.path, "node_modules", "fflate"));
-      const files: Record<string, Uint8Array> = unzipSync(await Bun.file(zip).bytes());
-      expect(Object.keys(files).sort()).toEqual(["adapter_config.json", "adapter_model.safetensors", "prompt.json"]);
-      for (const [name, bytes] of Object.entries(files)) await Bun.write(join(folder.path, "adapter", name), bytes);
-
-      const scores = JSON.parse((await page.locator("#scores").textContent())!);
-      const question = JSON.stringify([{ instruction: "回答关于飞跃云产品的问题", input: "免费空间有多大?" }]);
-      await Bun.write(join(folder.path, "rows.json"), question);
-      const adapted = ["--adapter", join(folder.path, "adapter")];
-      const evaluate = async (...args: string[]) => {
-        const all = [join(folder.path, "rows.json"), ...args, "--model", "demo", "--json", "--generate", "60"];
-        const { status, stdout, stderr } = await command("eval", all, { env: { ...OFFLINE, TENSOR_ISA: "wasm" } });
-        expect({ status, stderr }).toMatchObject({ status: 0 });
-        return JSON.parse(stdout.split("\n")[0]);
-      };
-      const here = await evaluate(...adapted);
-      expect(here.prompt).toBe(scores.prompt);
+      const { scores, adapted, base } = await inCommandLine(page, home);
+      expect(adapted.prompt).toBe(scores.prompt);
       // The same kernels in the same order: the same bits.
-      expect(here.top).toEqual(scores.top);
-      expect(here.logsumexp).toBe(scores.logsumexp);
-      expect(here.text).toBe((await page.locator("#after").textContent())!);
-      expect((await evaluate()).top).not.toEqual(scores.top);
+      expect(adapted.top).toEqual(scores.top);
+      expect(adapted.logsumexp).toBe(scores.logsumexp);
+      expect(adapted.text).toBe((await page.locator("#after").textContent())!);
+      expect(base.top).not.toEqual(scores.top);
       expect(problems).toEqual([]);
       await page.close();
     });
@@ -190,6 +225,29 @@ describe.skipIf(!HAS_CHROMIUM)("the example pages in a browser", () => {
       await shoot(page, "lora-phone");
       expect(problems).toEqual([]);
       await page.close();
+    });
+
+    test("on WebGPU: learns too, and the adapter gives the same logits up to f32's rounding", async () => {
+      await using gpu = await launch({ webgpu: true }).then((b) => ({
+        browser: b,
+        [Symbol.asyncDispose]: () => b.close(),
+      }));
+      using server = serveFolder(join(home.path, "dist"), { isolated: true });
+      const { page, problems } = await openPage(gpu.browser, server.url.href, DESKTOP);
+      if (!(await page.evaluate(hasAdapter))) return console.warn("skipped: this browser has no WebGPU adapter");
+      await status(page, /^Ready/);
+      await page.locator("#device").selectOption("gpu");
+      await status(page, /^Ready, on gpu/);
+      await page.locator("#epochs").fill("3");
+      await page.getByRole("button", { name: "Fine-tune" }).click();
+      expect(await status(page, /^Done/)).toContain("on gpu");
+      const { scores, adapted, base } = await inCommandLine(page, home);
+      const logit = ({ top }: Evaluated, id: number): number => top.find(([found]) => found === id)?.[1] ?? Number.NaN;
+      for (const [id, value] of scores.top.slice(0, 5)) expect(Math.abs(logit(adapted, id) - value)).toBeLessThan(1e-4);
+      expect(Math.abs(adapted.logsumexp - scores.logsumexp)).toBeLessThan(1e-4);
+      expect(Math.abs(base.logsumexp - scores.logsumexp)).toBeGreaterThan(1e-2);
+      await shoot(page, "lora-webgpu");
+      expect(problems).toEqual([]);
     });
   });
 });

@@ -38,7 +38,7 @@ test("digits-bun reads more than 93 of 100 unseen digits", async () => {
 });
 
 test.skipIf(Bun.which("node") === null)("digits-node does too, on WebAssembly", async () => {
-  await using home = await project({ copy: example("digits-node") }, "npm");
+  await using home = await project({ copy: example("digits-node") }, { installer: "npm" });
   await checkTypes(home.path);
   const output = await print(home.path, "npm", "start", "--silent");
   expect(output).toContain("on cpu (wasm)");

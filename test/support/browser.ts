@@ -9,9 +9,13 @@ const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-ru
 export const HAS_CHROMIUM = existsSync(CHROMIUM);
 if (!HAS_CHROMIUM) console.warn(`skipped: no browser at ${CHROMIUM}; install Debian's chromium or set CHROMIUM`);
 
-/** A headless browser. */
-export function launch(): Promise<Browser> {
-  return chromium.launch({ executablePath: CHROMIUM, args: FLAGS });
+/** WebGPU on a driver in software, which Chromium brings. */
+const WEBGPU_FLAGS = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
+
+/** A headless browser, with WebGPU where asked for. */
+export function launch({ webgpu = false } = {}): Promise<Browser> {
+  const flags = webgpu ? [...FLAGS.filter((flag) => flag !== "--disable-gpu"), ...WEBGPU_FLAGS] : FLAGS;
+  return chromium.launch({ executablePath: CHROMIUM, args: flags });
 }
 
 /** Headers by which a page may share memory with its workers. */

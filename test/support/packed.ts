@@ -37,12 +37,12 @@ export interface Project extends AsyncDisposable {
 }
 
 /**
- * A project with the packed packages installed, without what is optional: an example's folder, copied, or one with only a
- * package.json.
+ * A project with the packed packages installed, without what is optional unless asked for (the gpu device's): an example's
+ * folder, copied, or one with only a package.json.
  */
 export async function project(
   options: { copy: string } | { dependencies: readonly string[] },
-  installer: "bun" | "npm" = "bun",
+  { installer = "bun", optional = false }: { installer?: "bun" | "npm"; optional?: boolean } = {},
 ): Promise<Project> {
   const tarballs = await packed();
   const path = await mkdtemp(join(tmpdir(), "tslm-project-"));
@@ -70,11 +70,7 @@ export async function project(
   // What the packed packages import of each other is these tarballs too, not a registry's.
   manifest.overrides = Object.fromEntries([...tarballs].map(([name, tarball]) => [name, `file:${tarball}`]));
   await writeFile(file, JSON.stringify(manifest, null, 2));
-  const install =
-    installer === "bun"
-      ? [process.execPath, "install", "--omit=optional", "--ignore-scripts"]
-      : ["npm", "install", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund"];
-  await succeed(path, ...install);
+  const install = installer === "bun" ? [process.execPath, "install"] : ["npm", "install", "--no-audit", "--no-fund"];
+  await succeed(path, ...install, "--ignore-scripts", ...(optional ? [] : ["--omit=optional"]));
   return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
 }
-

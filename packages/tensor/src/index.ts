@@ -36,17 +36,6 @@ export type {
   Segment,
   View,
 } from "./devices/device.ts";
-export {
-  type CpuLimits,
-  type CpuPeak,
-  type GpuLimits,
-  measureGpuLimits,
-  measureLimits,
-  measurePeak,
-  measureWasmLoops,
-  type WasmLoops,
-} from "./devices/limits.ts";
-export { type Call, Profile, type ProfileRow, profiled, profileRows, quietest } from "./devices/profile/index.ts";
 export { defaultDevice, reference, setDefaultDevice } from "./devices/registry.ts";
 export { BLOCKS, type BlockType, BYTES, type DType, type ElementType, fromBf16, isBlocks, toBf16 } from "./dtype.ts";
 export {

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
-import { attention, Profile, profiled, profileRows, quietest, reference, scope, swiglu, tensor } from "../../index.ts";
+import { attention, reference, scope, swiglu, tensor } from "../../index.ts";
+import { Profile, profiled, profileRows, quietest } from "./index.ts";
 
 const profile = new Profile();
 const device = profiled(reference, profile);

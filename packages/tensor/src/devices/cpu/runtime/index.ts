@@ -1,9 +1,9 @@
 // The ground that kernels stand on: processor, memory, code and threads, the same to the device whether kernels are
 // machine code (Bun) or WebAssembly (Node, browsers, hardened systems).
-import { native } from "#native";
-import { CodeMemory, CodeMemoryError } from "./code-memory.ts";
+import { native, probe } from "#native";
+import type { CodeMemory } from "./code-memory.ts";
 import { defaultThreads } from "./cores.ts";
-import { type CpuInfo, detectCpu } from "./cpu-info.ts";
+import type { CpuInfo } from "./cpu-info.ts";
 import type { KernelFunction, NativeHost } from "./host.ts";
 import { chooseIsa, type Isa, IsaError } from "./isa.ts";
 import { type Memory, NativeMemory, WasmMemory } from "./memory.ts";
@@ -29,22 +29,6 @@ export interface RuntimeOptions {
 /** Room for the arguments of one kernel. */
 const ARGUMENTS_BYTES = 1024;
 
-let refusalTold = false;
-
-/** The processor, when machine code may run here; a refusal is told once. */
-function probe(host: NativeHost | undefined): { cpu: CpuInfo; code: CodeMemory } | undefined {
-  if (!host) return undefined;
-  const code = new CodeMemory(host);
-  try {
-    return { cpu: detectCpu(host, code), code };
-  } catch (error) {
-    if (!(error instanceof CodeMemoryError)) throw error;
-    if (!refusalTold) console.warn(`${error.message}: using WebAssembly kernels, which are slower.`);
-    refusalTold = true;
-    return undefined;
-  }
-}
-
 export class Runtime {
   readonly isa: Isa;
   readonly threads: number;
@@ -59,7 +43,7 @@ export class Runtime {
 
   /** @throws IsaError when the forced tier cannot run here */
   constructor(options: RuntimeOptions) {
-    const probed = probe(native);
+    const probed = native && probe?.(native);
     this.cpu = probed?.cpu;
     const forced = options.isa ?? globalThis.process?.env?.TENSOR_ISA;
     let emitters = options.emitters;

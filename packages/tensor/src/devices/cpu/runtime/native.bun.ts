@@ -3,6 +3,8 @@
 import { CFunction, dlopen, type Pointer, ptr, toArrayBuffer } from "bun:ffi";
 import type { KernelFunction, NativeHost } from "./host.ts";
 
+export { probe } from "./probe.ts";
+
 const PROT_NONE = 0;
 const PROT_READ_WRITE = 3;
 const PROT_READ_EXEC = 5;
