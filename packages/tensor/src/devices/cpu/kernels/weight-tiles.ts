@@ -2,10 +2,11 @@
  * Matrix product with bf16 weights on matrix tiles: `C = alpha·A·W (+ source)`, A f32, W given as [n, k], the way weights
  * lie (`nt`), or as [k, n] (`nn`), as gradients to inputs need it.
  *
- * `nt`: tiles take rows of W as they lie; the tiles then hold blocks of Cᵀ, which
- * are transposed on their way into C. `nn`: a panel of 32 columns of W is packed for many rows of A. A is packed once, by
- * a kernel of its own. A finished block goes into C some rows in every step of the next one: the vector units work beside
- * the tile unit.
+ * `nt`: tiles take rows of W as they lie; the tiles then hold blocks of Cᵀ, which are transposed on their way into C. `nn`: W is
+ * packed in panels some blocks wide, since each of its rows lies on another page. A thread packs the rows of A that it
+ * needs by itself: the way through the cache that all threads share costs more than doing it twice. A finished block goes
+ * into C some rows in every step of the next one, and the next panel of W is packed in these steps: the vector units work
+ * beside the tile unit.
  *
  * f32 numbers are taken as sums of bf16 numbers, as in `gemm-tiles.ts`. The sum of an output runs over its row and column
  * alone, step by step, whatever the number of rows.
