@@ -9,7 +9,14 @@ import { applyLora, loadAdapter, type TrainResult, train } from "../packages/lor
 import { Qwen } from "../packages/qwen/src/index.ts";
 import type { GpuDevice } from "../packages/tensor/src/devices/gpu/device.ts";
 import { gpuHere } from "../packages/tensor/src/devices/gpu/testing.ts";
-import { createDevice, Generator, memory, reference, setDefaultDevice } from "../packages/tensor/src/index.ts";
+import {
+  createDevice,
+  Generator,
+  memory,
+  openSafetensors,
+  reference,
+  setDefaultDevice,
+} from "../packages/tensor/src/index.ts";
 import { findGolden, findWeights, titleOf } from "./support/golden.ts";
 import { command, OFFLINE, ROOT, temporaryFolder } from "./support/process.ts";
 import { trainingSteps } from "./support/training-step.ts";
@@ -97,6 +104,33 @@ describe.skipIf(small.skip)(small.title, () => {
       );
       expect(onGpu.stdout).toContain("15GB");
       expect(onGpu.stdout).toBe(onCpu.stdout);
+    },
+    TIMEOUT_MS,
+  );
+
+  test(
+    "a GPU lost in the middle: training goes on on the cpu, and the adapter is an undisturbed run's",
+    async () => {
+      await using folder = await temporaryFolder();
+      const data = join(ROOT, "data/input/lora_train_data.csv");
+      const train = async (script: string, name: string, env: Record<string, string>) => {
+        const out = join(folder.path, name);
+        const given = ["--model", "demo", "--device", "gpu", "--data", data, "--epochs", "6", "--save-every", "2"];
+        const ended = await command(script, [...given, "--out", out], { env: { ...OFFLINE, ...env } });
+        return { ended, adapter: await openSafetensors(join(out, "adapter_model.safetensors")) };
+      };
+      const whole = await train("train", "whole", {});
+      expect([whole.ended.status, whole.ended.stderr]).toEqual([0, expect.not.stringContaining("lost")]);
+      const losing = "../../../../test/support/train-losing-gpu";
+      const broken = await train(losing, "broken", { LOSE_GPU_AFTER: "450" });
+      expect(broken.ended.stderr).toContain("the GPU was lost");
+      expect(broken.ended.stderr).toContain("goes on on the cpu, from its last checkpoint");
+      expect(broken.ended.status).toBe(0);
+      for (const [name, want] of whole.adapter.tensors({ device: reference })) {
+        const got = broken.adapter.tensors({ device: reference }).get(name)!;
+        // What both have learned differs in the rounding of the steps that the cpu did.
+        expect(furthest([...(await got.data())], [...(await want.data())])).toBeLessThan(1e-4);
+      }
     },
     TIMEOUT_MS,
   );

@@ -40,6 +40,7 @@ import {
   withChanges,
 } from "../train/fix.ts";
 import { FolderLock } from "../train/lock.ts";
+import { onAnyDevice } from "../train/lost-device.ts";
 import { recordOf, settingsOf, type TrainCommandOptions, trainCommand } from "../train/options.ts";
 import { OF_THE_CALL } from "../train/own-options.ts";
 import { tell, tellDiagnosis } from "../train/report.ts";
@@ -92,9 +93,11 @@ async function trainWithFixes(
     let diagnosis: Diagnosis;
     let failure: unknown;
     try {
-      await Watch.follow(context, now, async (watch) => {
-        outcome = await fineTune(context, now, watch, from, than?.score);
-      });
+      await onAnyDevice(context, command, now, from, (run, goneOnFrom, onSaved) =>
+        Watch.follow(context, run, async (watch) => {
+          outcome = await fineTune(context, run, watch, goneOnFrom, than?.score, onSaved);
+        }),
+      );
       if (outcome === undefined) return;
       diagnosis = outcome.diagnosis;
       if (isBroken(diagnosis)) failure = new BrokenModelError(options.out, diagnosis);
@@ -168,6 +171,7 @@ async function fineTune(
   watch: Watch,
   resumed: ResumedRun | undefined,
   best?: Score,
+  onSaved?: (folder: string) => void,
 ): Promise<Outcome | undefined> {
   const { terminal, signal } = context;
   const { out } = options;
@@ -240,7 +244,10 @@ async function fineTune(
       adapter: { baseModel: open.name, prompt },
       saveEvery: options.saveEvery,
       resumed: resumed?.checkpoint,
-      onSaved: (folder, step) => watch.checkpoint(step, folder),
+      onSaved: (folder, step) => {
+        watch.checkpoint(step, folder);
+        onSaved?.(folder);
+      },
     });
     watch.onSave = () => checkpoints.request();
     const judged = judgedSettings(options);

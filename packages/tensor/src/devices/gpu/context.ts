@@ -74,6 +74,27 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) nw: vec3u, @bu
   to[at] = (to[at] & ~mask[i]) | (content[i] & mask[i]);
 }`;
 
+/** The contexts of a device: an error of work comes with no word of whose it is, so all hear of it. */
+const listeners = new WeakMap<GPUDevice, Set<GpuContext>>();
+
+function onError(device: GPUDevice, context: GpuContext): void {
+  const known = listeners.get(device);
+  if (known) {
+    known.add(context);
+    return;
+  }
+  const all = new Set([context]);
+  listeners.set(device, all);
+  device.onuncapturederror = ({ error: cause }) => {
+    const { message } = cause;
+    const error =
+      cause.constructor.name === "GPUOutOfMemoryError"
+        ? new DeviceLostError("gpu", `the GPU is out of memory: ${message}`)
+        : new DeviceError("gpu", message);
+    for (const one of all) one.fail(error);
+  };
+}
+
 /**
  * One stream of work. Kernels are recorded in the order of calls and run in that order, each seeing what those before it
  * wrote; a buffer given back may be given out again at once. Errors of recorded work surface in {@link done} and {@link read}.
@@ -114,11 +135,7 @@ export class GpuContext {
       device.limits.minStorageBufferOffsetAlignment,
     );
     this.#ring = device.createBuffer({ size: RING_BYTES, usage: USAGE.uniform | USAGE.storage | USAGE.copyDst });
-    device.onuncapturederror = ({ error }) => {
-      const { message } = error;
-      if (error.constructor.name !== "GPUOutOfMemoryError") this.fail(new DeviceError("gpu", message));
-      else this.fail(new DeviceLostError("gpu", `the GPU is out of memory: ${message}`));
-    };
+    onError(device, this);
     void device.lost.then(({ message, reason }) => {
       if (!this.#isReleased) this.fail(new DeviceLostError("gpu", `the GPU was lost (${message || reason})`));
     });
@@ -350,7 +367,10 @@ export class GpuContext {
 
   /** @throws DeviceError the first error of what was recorded so far */
   check(): void {
-    if (this.#failure) throw this.#failure;
+    const failure = this.#failure;
+    // A GPU that is gone stays gone; a call that failed has been told of.
+    if (!(failure instanceof DeviceLostError)) this.#failure = undefined;
+    if (failure) throw failure;
   }
 
   /** @throws DeviceError when the memory was freed */
@@ -436,6 +456,7 @@ export class GpuContext {
   /** Gives all buffers back to the device, which others may still use. */
   release(): void {
     this.#isReleased = true;
+    listeners.get(this.device)?.delete(this);
     this.submit();
     this.pool.trim(0);
     this.#ring.destroy();
