@@ -12,7 +12,7 @@ describe("settings", () => {
   test("a flag wins over the environment, that over the file, that over the default", () => {
     const text = "port: 1\nmax-tokens: 1\nseed: 1\nlimits:\n  queue: 1\n  body-bytes: 2048\n";
     const env = { TSLM_PORT: "2", TSLM_MAX_TOKENS: "2", TSLM_LIMITS_QUEUE: "2" };
-    const config = loadConfig({ flags: { port: 3, limits: { choices: 3 } }, env, file: file(text) });
+    const config = loadConfig({ flags: { port: 3, limits: { choices: 3, queue: undefined } }, env, file: file(text) });
     expect(config).toMatchObject({ port: 3, maxTokens: 2, seed: 1 });
     expect(config.limits).toMatchObject({ queue: 2, bodyBytes: 2048, choices: 3, nesting: 32 });
   });

@@ -129,11 +129,16 @@ function merge(below: Settings, above: Settings): Settings {
     if (value === undefined) continue;
     const before = merged[name];
     const isNested = name === "limits" || FREE_NAMES.has(name);
-    if (isNested) merged[name] = { ...(before as Settings | undefined), ...(value as Settings) };
+    if (isNested) merged[name] = { ...(before as Settings | undefined), ...given(value as Settings) };
     else if (name === "apiKeys") merged[name] = [...((before as unknown[]) ?? []), ...(value as unknown[])];
     else merged[name] = value;
   }
   return merged;
+}
+
+/** Without what a flag leaves open. */
+function given(settings: Settings): Settings {
+  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
 }
 
 function check(settings: Settings, where: string): ServeConfig {
