@@ -195,10 +195,11 @@ export class Engine implements GenerationEngine {
     clearTimeout(timer);
   }
 
-  /** Drains without grace and gives the cache's memory back. */
+  /** Cancels what runs and waits, and gives the cache's memory back: at once where nothing runs. */
   async dispose(): Promise<void> {
     this.#cancelsAll = true;
-    await this.drain(0);
+    this.#isClosing = true;
+    if (this.#loop) await this.#loop;
     this.#cache.dispose();
   }
   async [Symbol.asyncDispose](): Promise<void> {
