@@ -445,7 +445,7 @@ export class GpuContext {
     if (rows === 0 || this.fits(view)) return [{ row: 0, view }];
     const rowBytes = Math.abs(view.strides[0]) * BYTES[view.dtype];
     const count = Math.max(1, Math.floor((this.limits.maxStorageBufferBindingSize - 2 * this.#align) / rowBytes) - 1);
-    const windows = [];
+    const windows: { row: number; view: View }[] = [];
     for (let row = 0; row < rows; row += count) {
       const shape = [Math.min(count, rows - row), ...view.shape.slice(1)];
       windows.push({ row, view: { ...view, offset: view.offset + row * view.strides[0], shape } });
