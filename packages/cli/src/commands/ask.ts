@@ -1,6 +1,7 @@
 import { DEFAULT_INSTRUCTION, putQuestion } from "@tslm/lora";
-import type { Tokenizer } from "@tslm/qwen";
+import { type ConstraintFactory, jsonSchemaConstraint, type Qwen, type Tokenizer } from "@tslm/qwen";
 import { openModelWithAdapters, warnOfOtherBases } from "../adapter.ts";
+import { UsageError } from "../errors.ts";
 import {
   ADAPTER_MODEL,
   checked,
@@ -64,6 +65,28 @@ export function ask(context: Context) {
     .addOption(
       option("--repetition-penalty <x>", "above 1: less likely to say again what was said", positive).default(1),
     )
+    .addOption(
+      option(
+        "--typical-p <p>",
+        "draw from the tokens about as surprising as expected that together have this probability",
+        real((x) => x > 0 && x <= 1, "a number above 0 and at most 1"),
+      ).default(1),
+    )
+    .addOption(
+      option(
+        "--presence-penalty <x>",
+        "above 0: less likely to name again what the answer named",
+        real(() => true, "a number"),
+      ).default(0),
+    )
+    .addOption(
+      option(
+        "--frequency-penalty <x>",
+        "above 0: the less likely, the more often the answer had it",
+        real(() => true, "a number"),
+      ).default(0),
+    )
+    .addOption(option("--json-schema <file>", "answer in JSON that meets the JSON schema in this file", notEmpty))
     .option("--stop <text>", "end the answer before this text; may be given again", gathered(checked(notEmpty)))
     .action(async (question, options) => {
       const { terminal, signal } = context;
@@ -78,8 +101,13 @@ export function ask(context: Context) {
         const { text: prompt, ids } = options.chat
           ? putToChat(tokenizer, question)
           : putQuestion({ instruction: options.instruction, input: question }, format, tokenizer);
-        const { maxNewTokens, temperature, topK, topP, minP, repetitionPenalty, stop, seed } = options;
-        const sampling = { maxNewTokens, temperature, topK, topP, minP, repetitionPenalty, stop, seed };
+        const { maxNewTokens, temperature, topK, topP, minP, typicalP, stop, seed, ...penalties } = options;
+        const { repetitionPenalty, presencePenalty, frequencyPenalty } = penalties;
+        const sampling = {
+          ...{ maxNewTokens, temperature, topK, topP, minP, typicalP, stop, seed },
+          ...{ repetitionPenalty, presencePenalty, frequencyPenalty },
+          constraint: options.jsonSchema ? await readConstraint(options.jsonSchema, open.qwen) : undefined,
+        };
 
         const tokens: number[] = [];
         let text = "";
@@ -113,6 +141,16 @@ export function ask(context: Context) {
         await open.dispose();
       }
     });
+}
+
+/** @throws Error naming the file */
+async function readConstraint(file: string, { tokenizer, generationConfig }: Qwen): Promise<ConstraintFactory> {
+  try {
+    const schema: unknown = JSON.parse(await Bun.file(file).text());
+    return jsonSchemaConstraint(schema, tokenizer, { endTokens: generationConfig.eosTokenIds });
+  } catch (cause) {
+    throw new UsageError(`--json-schema ${file}: ${(cause as Error).message}`, { cause });
+  }
 }
 
 /** A question to the model as it was before any training here. */

@@ -33,6 +33,6 @@ export const LIMITS = {
   /** Ways to read the text so far that are followed; more are left out, which only narrows what is allowed. */
   readings: 1024,
   /** States of a constraint that are kept at once, and masks (19 KB each for 151,936 tokens). */
-  keptStates: 50_000,
-  keptMasks: 512,
+  keptStates: 10_000,
+  keptMasks: 128,
 } as const;

@@ -1,8 +1,10 @@
 import { noGrad, scope, type Tensor } from "@tslm/tensor";
+import type { TokenConstraint } from "../engine/types.ts";
 import { KeyValueCache } from "../model/cache.ts";
 import { ContextLengthError, type LanguageModel } from "../model/pass.ts";
 import { TextStream, type TokenBytes } from "../tokenizer/index.ts";
 import { nextTurn } from "../turn.ts";
+import { maskScores } from "./penalties.ts";
 import { Sampler, type SamplingOptions } from "./sampling.ts";
 
 /** Why an answer ended: an end token or a stop string; the limit of tokens or positions; the signal. */
@@ -15,6 +17,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly stop?: readonly string[];
   /** Tokens that end the answer; those of `generation_config.json` unless given. */
   readonly endTokens?: readonly number[];
+  /** Makes what limits the answer's tokens, for example `jsonSchemaConstraint(schema, tokenizer)`. */
+  readonly constraint?: () => TokenConstraint;
   /** Ends the answer at the next token with `cancelled`. */
   readonly signal?: AbortSignal;
   /** Leave control tokens out of the text. Default true. */
@@ -58,23 +62,34 @@ async function prefill(
   }
 }
 
+/** What chooses a token: also the tokens so far, of which the answer begins at `from`. */
+interface Choosing {
+  readonly sampler: Sampler;
+  readonly constraint: TokenConstraint | undefined;
+  readonly seen: readonly number[];
+  readonly from: number;
+}
+
 /** The token that follows; `hidden` [1, hidden] is freed. */
 async function nextToken(
   model: LanguageModel,
   hidden: Tensor,
-  sampler: Sampler,
-  seen: readonly number[],
+  { sampler, constraint, seen, from }: Choosing,
 ): Promise<number> {
+  const isGreedy = sampler.greedy && !constraint;
   const scores = noGrad(() =>
     scope(() => {
       const logits = model.logits(hidden);
-      return sampler.greedy ? logits.argmax() : logits;
+      return isGreedy ? logits.argmax() : logits;
     }),
   );
   hidden.dispose();
   try {
     const values = await scores.data();
-    return sampler.greedy ? values[0] : await sampler.choose(values as Float32Array, seen);
+    if (isGreedy) return values[0];
+    const logits = values as Float32Array;
+    if (constraint) maskScores(logits, constraint.allowed());
+    return await sampler.choose(logits, seen, from);
   } finally {
     scores.dispose();
   }
@@ -102,6 +117,7 @@ export async function* generate(
     throw new ContextLengthError(ids.length, positions, "the model (max_position_embeddings)");
   }
   const sampler = new Sampler(options);
+  const constraint = options.constraint?.();
   const stream = new TextStream(tokenizer, {
     stop: options.stop,
     skipSpecialTokens: options.skipSpecialTokens ?? true,
@@ -129,9 +145,10 @@ export async function* generate(
       // Timers, sockets and signals get their turn: a device on the host never waits for anything.
       await nextTurn();
       if (signal?.aborted || !hidden) return yield finish("cancelled");
-      const token = await nextToken(model, hidden, sampler, seen);
+      const token = await nextToken(model, hidden, { sampler, constraint, seen, from: ids.length });
       hidden = undefined;
       if (ends.has(token)) return yield finish("stop", token);
+      constraint?.accept(token);
       seen.push(token);
       const text = stream.push(token);
       yield { token, text, finishReason: undefined, endToken: undefined };

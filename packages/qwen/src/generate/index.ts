@@ -1,11 +1,11 @@
 export { entropies, entropyOf } from "./entropy.ts";
 export { type FinishReason, type GenerateOptions, type GenerationStep, generate } from "./generate.ts";
+export { maskScores, penalizePresence, penalizeRepetition } from "./penalties.ts";
 export {
   argmax,
   type Candidates,
   candidates,
   checkSampling,
-  penalizeRepetition,
   Sampler,
   type SamplingOptions,
 } from "./sampling.ts";

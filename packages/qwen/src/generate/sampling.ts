@@ -1,4 +1,6 @@
 import { rand, reference } from "@tslm/tensor";
+import { Narrowing } from "./filters.ts";
+import { addBias, penalizePresence, penalizeRepetition } from "./penalties.ts";
 
 /** How the next token is chosen. What is left out changes nothing: no options at all is greedy decoding. */
 export interface SamplingOptions {
@@ -10,8 +12,16 @@ export interface SamplingOptions {
   readonly topP?: number;
   /** Only tokens at least this times as likely as the likeliest; 0, the default, keeps all. */
   readonly minP?: number;
+  /** Only tokens whose surprise is nearest to the expected one, together of this probability; 1, the default, keeps all. */
+  readonly typicalP?: number;
   /** Above 1, tokens that stand in the prompt or the answer already become less likely. Default 1. */
   readonly repetitionPenalty?: number;
+  /** Taken from the scores of tokens that stand in the answer already. Default 0. */
+  readonly presencePenalty?: number;
+  /** Taken from the scores of tokens for each time they stand in the answer already. Default 0. */
+  readonly frequencyPenalty?: number;
+  /** Added to the scores of tokens, by id. */
+  readonly logitBias?: Readonly<Record<number, number>>;
   /** The same seed gives the same answer. A new one each time unless given. */
   readonly seed?: number;
 }
@@ -34,19 +44,16 @@ export function checkSampling(options: SamplingOptions): void {
   check("topK", (x) => Number.isSafeInteger(x) && x >= 0, "a whole number of at least 0");
   check("topP", (x) => x > 0 && x <= 1, "a number above 0 and at most 1");
   check("minP", (x) => x >= 0 && x <= 1, "a number from 0 to 1");
+  check("typicalP", (x) => x > 0 && x <= 1, "a number above 0 and at most 1");
+  check("presencePenalty", Number.isFinite, "a number");
+  check("frequencyPenalty", Number.isFinite, "a number");
+  for (const [token, bias] of Object.entries(options.logitBias ?? {})) {
+    if (!/^\d+$/.test(token) || !Number.isFinite(bias)) {
+      throw new RangeError(`logitBias must give numbers to token ids, but has ${token}: ${bias}`);
+    }
+  }
   check("repetitionPenalty", (x) => Number.isFinite(x) && x > 0, "a number above 0");
   check("seed", (x) => Number.isSafeInteger(x) && x >= 0, "a whole number of at least 0");
-}
-
-/**
- * Makes the scores of tokens that were seen smaller: divides positive ones by the penalty and multiplies the others by
- * it (Keskar et al., 2019; transformers' `RepetitionPenaltyLogitsProcessor`). In place.
- */
-export function penalizeRepetition(scores: Float32Array, seen: Iterable<number>, penalty: number): void {
-  if (penalty === 1) return;
-  for (const token of new Set(seen)) {
-    scores[token] = scores[token] < 0 ? scores[token] * penalty : scores[token] / penalty;
-  }
 }
 
 /** The index of the largest score, the first of equals. */
@@ -56,96 +63,37 @@ export function argmax(scores: ArrayLike<number>): number {
   return best;
 }
 
+const narrowing = new Narrowing();
+
 /**
- * The tokens that temperature (above 0), top-k, top-p and min-p leave, in transformers' order: each works on what the
- * one before it left. At least one token stays.
+ * The tokens that temperature (above 0), top-k, top-p, min-p and typical p leave, in transformers' order: each works on what
+ * the one before it left. At least one token stays.
  *
  * @param logits f32 [vocabulary]
+ * @returns views that the next call overwrites
  */
 export function candidates(logits: Float32Array, options: SamplingOptions): Candidates {
-  const { temperature = 1, topK = 0, topP = 1, minP = 0 } = options;
+  const { tokens, scores, count } = narrow(logits, options);
+  return { tokens: tokens.subarray(0, count), scores: scores.subarray(0, count) };
+}
+
+function narrow(logits: Float32Array, options: SamplingOptions): Narrowing {
+  const { temperature = 1, topK = 0, topP = 1, minP = 0, typicalP = 1 } = options;
   const most = logits[argmax(logits)];
   if (!Number.isFinite(most)) {
     throw new RangeError("the model's scores are not finite; its weights or adapter are broken, or training diverged");
   }
-  // Relative to the largest, so that neither a tiny temperature nor exp() overflows.
-  const scores = new Float64Array(logits.length);
-  let tokens = new Int32Array(logits.length);
-  for (let i = 0; i < logits.length; i++) {
-    scores[i] = (logits[i] - most) / temperature;
-    tokens[i] = i;
-  }
-  // Equals of the kth stay, as in transformers.
-  if (topK > 0 && topK < scores.length) tokens = atLeast(scores, tokens, kthLargest(scores, topK));
-  if (topP < 1) tokens = nucleus(scores, tokens, topP);
-  if (minP > 0) tokens = atLeast(scores, tokens, Math.log(minP));
-  return { tokens, scores: Float64Array.from(tokens, (token) => scores[token]) };
-}
-
-function atLeast(scores: Float64Array, tokens: Int32Array, least: number): Int32Array<ArrayBuffer> {
-  const kept: number[] = [];
-  for (let i = 0; i < tokens.length; i++) if (scores[tokens[i]] >= least) kept.push(tokens[i]);
-  return Int32Array.from(kept);
-}
-
-/** Hoare's selection: what a descending sort would put at place k, in linear time. */
-function kthLargest(scores: Float64Array, k: number): number {
-  const values = scores.slice();
-  let low = 0;
-  let high = values.length - 1;
-  while (low < high) {
-    const pivot = values[(low + high) >> 1];
-    let i = low;
-    let j = high;
-    while (i <= j) {
-      while (values[i] > pivot) i++;
-      while (values[j] < pivot) j--;
-      if (i > j) break;
-      [values[i], values[j]] = [values[j], values[i]];
-      i++;
-      j--;
-    }
-    if (k - 1 <= j) high = j;
-    else if (k - 1 >= i) low = i;
-    else break;
-  }
-  return values[k - 1];
-}
-
-/**
- * The smallest set of likeliest tokens whose probability reaches p (Holtzman et al., 2020). As transformers does it,
- * a token goes when it and all less likely ones together have at most 1 − p; of equals the higher id goes first.
- */
-function nucleus(scores: Float64Array, tokens: Int32Array, p: number): Int32Array<ArrayBuffer> {
-  let total = 0;
-  for (let i = 0; i < tokens.length; i++) total += Math.exp(scores[tokens[i]]);
-  // Of n tokens, all that have (1 − p) / n or less have 1 − p or less together: they go without being sorted.
-  const rest = atLeast(scores, tokens, Math.log(((1 - p) / tokens.length) * total));
-  rest.sort((a, b) => scores[b] - scores[a] || a - b);
-  let tail = total;
-  for (const token of rest) tail -= Math.exp(scores[token]);
-  let end = rest.length;
-  for (; end > 1; end--) {
-    tail += Math.exp(scores[rest[end - 1]]);
-    if (tail > (1 - p) * total) break;
-  }
-  return rest.subarray(0, end).sort();
+  narrowing.begin(logits, most, temperature);
+  if (topK > 0) narrowing.top(topK);
+  if (topP < 1) narrowing.nucleus(topP);
+  if (minP > 0) narrowing.atLeast(Math.log(minP));
+  if (typicalP < 1) narrowing.typical(typicalP);
+  return narrowing;
 }
 
 /** The candidate at `u` in [0, 1) of the cumulated probabilities. */
-export function pick({ tokens, scores }: Candidates, u: number): number {
-  let total = 0;
-  for (let i = 0; i < scores.length; i++) total += Math.exp(scores[i]);
-  let left = u * total;
-  let last = tokens[0];
-  for (let i = 0; i < tokens.length; i++) {
-    const weight = Math.exp(scores[i]);
-    left -= weight;
-    if (left < 0) return tokens[i];
-    // Rounding may leave a little after the end, and then a token of probability 0 must not be taken.
-    if (weight > 0) last = tokens[i];
-  }
-  return last;
+export function pick(logits: Float32Array, options: SamplingOptions, u: number): number {
+  return narrow(logits, options).pick(u);
 }
 
 /** Chooses tokens from logits on the host; draw n uses the nth number of the seed's Philox stream. */
@@ -167,19 +115,24 @@ export class Sampler {
 
   /** Does it take the likeliest token of the logits as they are? Then the device can find it. */
   get greedy(): boolean {
-    return !this.options.temperature && (this.options.repetitionPenalty ?? 1) === 1;
+    const { temperature, repetitionPenalty = 1, presencePenalty, frequencyPenalty, logitBias } = this.options;
+    return !temperature && repetitionPenalty === 1 && !presencePenalty && !frequencyPenalty && !logitBias;
   }
 
   /**
    * @param logits f32 [vocabulary]; changed
    * @param seen tokens of the prompt and the answer so far
+   * @param from where the answer begins in them
    */
-  async choose(logits: Float32Array, seen: Iterable<number>): Promise<number> {
-    penalizeRepetition(logits, seen, this.options.repetitionPenalty ?? 1);
-    if (!this.options.temperature) return argmax(logits);
+  async choose(logits: Float32Array, seen: readonly number[], from = 0): Promise<number> {
+    const { temperature, repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0, logitBias } = this.options;
+    if (logitBias) addBias(logits, logitBias);
+    penalizeRepetition(logits, seen, repetitionPenalty);
+    penalizePresence(logits, seen, from, { presence: presencePenalty, frequency: frequencyPenalty });
+    if (!temperature) return argmax(logits);
     const draw = rand([1], { seed: this.#seed, stream: this.#draws++ }, { device: reference });
     const u = await draw.item();
     draw.dispose();
-    return pick(candidates(logits, this.options), u);
+    return pick(logits, this.options, u);
   }
 }
