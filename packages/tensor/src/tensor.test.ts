@@ -217,6 +217,18 @@ describe("making tensors", () => {
     expect([...(await arange(4).data())]).toEqual([0, 1, 2, 3]);
   });
 
+  test("a test has no part in the type of what it chooses; a number takes the other side's, if it can", async () => {
+    const [test, whole] = [tensor([1, 0]), tensor([3, 4], { dtype: "i32" })];
+    expect(where(test, whole, whole.mul(2)).dtype).toBe("i32");
+    expect(await where(test, whole, 7).tolist()).toEqual([3, 7]);
+    expect(where(test, whole, 7).dtype).toBe("i32");
+    expect(await where(test, whole, 0.5).tolist()).toEqual([3, 0.5]);
+    expect(await where(test.to("i32"), 0.5, 1).tolist()).toEqual([0.5, 1]);
+    expect(whole.maskedFill(test, 9).dtype).toBe("i32");
+    expect(await whole.maskedFill(test, 0.5).tolist()).toEqual([0.5, 4]);
+    expect(tensor([1, 2]).maskedFill(test.to("f64"), 0).dtype).toBe("f32");
+  });
+
   test("whole numbers stay whole numbers where they can", async () => {
     const x = tensor([1, 2, 3], { dtype: "i32" });
     expect([x.add(1).dtype, x.mul(x).dtype, x.sum().dtype, x.lt(2).dtype]).toEqual(["i32", "i32", "i32", "i32"]);

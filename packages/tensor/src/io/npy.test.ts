@@ -176,6 +176,15 @@ describe("what is no such file is refused with the byte at which it is none", ()
   const packed = bytesOf(fixture.compressed);
   /** Where the directory begins. */
   const directory = (bytes: Uint8Array): number => new DataView(bytes.buffer).getUint32(bytes.length - 6, true);
+  /** Where the directory's second header stands. */
+  const secondEntry = (bytes: Uint8Array): number => {
+    const first = directory(bytes);
+    const view = new DataView(bytes.buffer);
+    return first + 46 + view.getUint16(first + 28, true) + view.getUint16(first + 30, true);
+  };
+  /** An entry of which both sizes are one more. */
+  const longer = (bytes: Uint8Array, at: number): Uint8Array =>
+    bytes.with(at + 20, bytes[at + 20] + 1).with(at + 24, bytes[at + 24] + 1);
   const archives: [name: string, bytes: Uint8Array, message: string][] = [
     ["an archive cut off", npz.slice(0, -1), "not a zip archive: its end record is missing; was it cut off?"],
     ["a damaged array", npz.with(directory(npz) - 1, 7), "the checksum of b.npy is wrong; the archive is damaged"],
@@ -185,6 +194,8 @@ describe("what is no such file is refused with the byte at which it is none", ()
     ["one that claims more", packed.with(directory(packed) + 26, 0xff), "a.npy cannot unpack to"],
     ["one that claims less", packed.with(directory(packed) + 24, 5), "unpacks to more than"],
     ["sizes that differ", npz.with(directory(npz) + 24, 5), "a.npy is not packed, but its sizes differ"],
+    ["one that unpacks to less", packed.with(directory(packed) + 24, packed[directory(packed) + 24] + 1), "bytes, not"],
+    ["one that reaches into the directory", longer(npz, secondEntry(npz)), "b.npy reaches into the directory"],
     ["a place that is none", npz.with(directory(npz) + 42, 9), "the header of a.npy is missing"],
   ];
   for (const [name, bytes, message] of archives) {
@@ -193,6 +204,13 @@ describe("what is no such file is refused with the byte at which it is none", ()
       await expect(parseNpz(bytes)).rejects.toThrow(message);
     });
   }
+
+  test("two files in one place", async () => {
+    const twins = await serializeNpz(new Map(["a", "b"].map((name) => [name, tensor(A)])));
+    const place = secondEntry(twins) + 42;
+    twins.fill(0, place, place + 4);
+    await expect(parseNpz(twins)).rejects.toThrow("b.npy overlaps the file before it");
+  });
 
   test("an archive of other things", async () => {
     const renamed = Buffer.from(npz.map((byte, i) => (npz[i + 1] === 0x2e && byte === 0x61 ? 0x61 : byte)));

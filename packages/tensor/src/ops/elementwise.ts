@@ -15,6 +15,8 @@ interface ElementwiseOptions {
   params?: number;
   /** i32 inputs give i32 (where the numbers are whole) instead of f32. */
   integer?: boolean;
+  /** The input, by number, that only decides and has no part in the result's type. */
+  test?: number;
 }
 
 /**
@@ -26,14 +28,14 @@ export function elementwise(
   name: string,
   inputs: number,
   body: (x: Expr[], p: Expr[]) => Expr,
-  { params = 0, integer = false }: ElementwiseOptions = {},
+  { params = 0, integer = false, test }: ElementwiseOptions = {},
 ): Op<Params> {
   const program = Program.of(inputs, params, body);
   const differentiable = Array.from({ length: inputs }, (_, i) => program.gradient(i)).some((g) => g);
   return defineOp<Params>({
     name,
     infer(tensors, numbers) {
-      const dtypes = tensors.map((t) => t.dtype);
+      const dtypes = tensors.filter((_, i) => i !== test).map((t) => t.dtype);
       return {
         shape: broadcastShapes(name, ...tensors.map((t) => t.shape)),
         dtype: resultType(dtypes, integer && numbers.every(Number.isInteger)),
@@ -114,7 +116,7 @@ export const elementwiseOps = {
   eqScalar: elementwise("eqScalar", 1, ([a], [s]) => a.eq(s), integerScalar),
   ne: elementwise("ne", 2, ([a, b]) => a.ne(b), integer),
   neScalar: elementwise("neScalar", 1, ([a], [s]) => a.ne(s), integerScalar),
-  where: elementwise("where", 3, ([test, a, b]) => select(test, a, b), integer),
+  where: elementwise("where", 3, ([test, a, b]) => select(test, a, b), { integer: true, test: 0 }),
   neg: elementwise("neg", 1, ([x]) => x.neg(), integer),
   abs: elementwise("abs", 1, ([x]) => x.abs(), integer),
   sign: elementwise("sign", 1, ([x]) => x.sign(), integer),
@@ -179,12 +181,13 @@ export const ge = (a: Tensor, b: Tensor | number): Tensor =>
   typeof b === "number" ? apply(o.geScalar, [a], [b]) : apply(o.le, [b, a], none);
 /**
  * `a` where `test` is not 0, else `b`, both broadcast: PyTorch's `where`. No gradient (nor NaN) comes from the side not
- * taken. A number takes the other side's type.
+ * taken. A number takes the other side's type, f32 where that is i32 and the number is not whole.
  */
 export function where(test: Tensor, a: Tensor | number, b: Tensor | number): Tensor {
   const beside = typeof a !== "number" ? a : typeof b !== "number" ? b : test;
+  const typeFor = (value: number): DType => (beside.dtype === "i32" && !Number.isInteger(value) ? "f32" : beside.dtype);
   const filled = (value: Tensor | number): Tensor =>
-    typeof value === "number" ? full([], value, { dtype: beside.dtype, device: beside.device }) : value;
+    typeof value === "number" ? full([], value, { dtype: typeFor(value), device: beside.device }) : value;
   return apply(o.where, [test, filled(a), filled(b)], none);
 }
 /** −x: PyTorch's `neg`. */

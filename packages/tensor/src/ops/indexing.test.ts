@@ -273,6 +273,7 @@ describe("order", () => {
         [1, true],
         [50, true],
         [70, false],
+        [300, false],
       ] as const) {
         const got = (await x.topk(k, 1, largest).indices.tolist()) as number[][];
         for (let r = 0; r < rows; r++) {
@@ -284,6 +285,13 @@ describe("order", () => {
       }
     });
   }
+
+  test("what fills up a long row never comes before its elements", async () => {
+    const row = (value: number): Tensor => Tensor.from(new Float32Array(3000).fill(value), [3000]);
+    const first = Array.from({ length: 60 }, (_, i) => i);
+    expect(await row(Number.NEGATIVE_INFINITY).topk(60).indices.tolist()).toEqual(first);
+    expect(await row(Number.NaN).topk(60, 0, false).indices.tolist()).toEqual(first);
+  });
 
   test("topk and its limits", async () => {
     const x = tensor([1, 4, 2, 4]);

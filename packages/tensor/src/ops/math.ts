@@ -44,7 +44,9 @@ export const mathOps = {
   }),
   clampMin: elementwise("clampMin", 1, ([x], [lo]) => select(x.lt(lo), lo, x), { ...integer, params: 1 }),
   clampMax: elementwise("clampMax", 1, ([x], [hi]) => select(hi.lt(x), hi, x), { ...integer, params: 1 }),
-  maskedFill: elementwise("maskedFill", 2, ([x, mask], [value]) => select(mask, value, x), { ...integer, params: 1 }),
+  maskedFill: elementwise("maskedFill", 2, ([x, mask], [value]) => select(mask, value, x), {
+    ...{ integer: true, params: 1, test: 1 },
+  }),
   reciprocal: elementwise("reciprocal", 1, ([x]) => constant(1).div(x)),
   log2: elementwise("log2", 1, ([x]) => x.log().div(Math.LN2)),
   log10: elementwise("log10", 1, ([x]) => x.log().div(Math.LN10)),

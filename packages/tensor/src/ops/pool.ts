@@ -65,7 +65,7 @@ export const poolOps = {
     backward(context, grad, windows) {
       const [which] = context.saved;
       return spreadBack(context, windows, (number, into) => {
-        context.device.elementwise(WHERE_NUMBER, [number], [grad, which!], into, true);
+        context.device.elementwise(WHERE_NUMBER, [number], [grad, which], into, true);
       });
     },
   }),
