@@ -283,7 +283,9 @@ describe("the rest", () => {
     expect(html).toStartWith("<!doctype html>");
     expect(html).not.toMatch(/(?:src|href)="(?:https?:)?\/\//);
     const policy = response.headers.get("content-security-policy")!;
-    const script = new Bun.CryptoHasher("sha256").update(/<script>([\s\S]*)<\/script>/.exec(html)![1]).digest("base64");
+    const script = new Bun.CryptoHasher("sha256")
+      .update(/<script type="module">([\s\S]*)<\/script>/.exec(html)![1])
+      .digest("base64");
     expect(policy).toContain(`script-src 'sha256-${script}'`);
     expect(policy).toContain("default-src 'none'");
   });

@@ -13,7 +13,7 @@ import { RateLimits } from "./http/rate-limit.ts";
 import { errorStyleOf, showError } from "./http/show-error.ts";
 import { Metrics } from "./metrics.ts";
 import { Models } from "./models.ts";
-import { chatPage } from "./page.ts";
+import { chatPage } from "./page/chat-page.ts";
 import { adapterRoutes } from "./routes/adapters.ts";
 import { chatRoute } from "./routes/chat.ts";
 import { conversationRoutes, recallFrom } from "./routes/conversations.ts";
@@ -125,8 +125,8 @@ export function createApp(options: AppOptions): App {
     await next();
   });
 
-  app.get("/", (c) => {
-    const page = chatPage();
+  app.get("/", async (c) => {
+    const page = await chatPage();
     c.header("Content-Security-Policy", page.contentSecurityPolicy);
     c.header("X-Content-Type-Options", "nosniff");
     c.header("Referrer-Policy", "no-referrer");
