@@ -102,13 +102,21 @@ const PLAIN: readonly (readonly (readonly [number, number, number])[])[] = [
   ],
 ];
 
+/** [states of PLAIN, 256]: the state after a byte, or 255. */
+const PLAIN_TABLE = (() => {
+  const table = new Uint8Array(PLAIN.length * 256).fill(255);
+  PLAIN.forEach((row, state) => {
+    for (const [first, last, to] of row) table.fill(to, state * 256 + first, state * 256 + last + 1);
+  });
+  return table;
+})();
+
 /** Counts the characters of a token that is plain text from one character's beginning to another's end; -1: it is not. */
 export function plainLength(bytes: Uint8Array): number {
   let [state, count] = [0, 0];
-  for (const byte of bytes) {
-    const row = PLAIN[state].find(([first, last]) => byte >= first && byte <= last);
-    if (!row) return -1;
-    state = row[2];
+  for (let i = 0; i < bytes.length; i++) {
+    state = PLAIN_TABLE[state * 256 + bytes[i]];
+    if (state === 255) return -1;
     if (state === 0) count++;
   }
   return state === 0 ? count : -1;

@@ -77,6 +77,9 @@ export class TokenTries {
   }
 }
 
+/** So many tokens are sorted by insertion, more by counting. */
+const FEW = 24;
+
 /** Sorts by one byte after the other (radix, the first byte first), and writes the nodes down on the way. */
 function trieOf(tokenizer: ConstraintTokenizer, ids: readonly number[], lengths: Int16Array): Trie {
   const bytesOf = ids.map((id) => tokenizer.tokenBytes(id));
@@ -91,36 +94,48 @@ function trieOf(tokenizer: ConstraintTokenizer, ids: readonly number[], lengths:
   // Node 0 is the root. The tokens of order[from..to) share the first `level` bytes, which lead to `node`.
   const fill = (node: number, from: number, to: number, level: number): void => {
     deepest = Math.max(deepest, level);
-    const counts = new Int32Array(257);
     let rest = from;
     for (let i = from; i < to; i++) {
-      const bytes = bytesOf[order[i]];
-      if (bytes.length > level) {
-        counts[bytes[level] + 1]++;
-        continue;
-      }
+      if (bytesOf[order[i]].length > level) continue;
       const id = ids[order[i]];
       // Of tokens with the same bytes the first is the one that encoding makes.
       if (token[node] < 0) token[node] = id;
       most[node] = Math.max(most[node], Math.max(0, lengths[id]));
       order[i] = order[rest];
-      order[rest] = -1;
       rest++;
     }
-    for (let b = 0; b < 256; b++) counts[b + 1] += counts[b];
-    const begins = counts.slice();
-    for (let i = rest; i < to; i++) spare[rest + begins[bytesOf[order[i]][level]]++] = order[i];
-    order.set(spare.subarray(rest, to), rest);
-    for (let b = 0; b < 256; b++) {
-      if (counts[b] === counts[b + 1]) continue;
+    sortByByte(rest, to, level);
+    for (let first = rest; first < to; ) {
+      const b = bytesOf[order[first]][level];
+      let last = first + 1;
+      while (last < to && bytesOf[order[last]][level] === b) last++;
       const child = nodes++;
       byte[child] = b;
       depth[child] = level + 1;
-      if (counts[b + 1] - counts[b] === 1) chain(child, order[rest + counts[b]], level + 1);
-      else fill(child, rest + counts[b], rest + counts[b + 1], level + 1);
+      if (last - first === 1) chain(child, order[first], level + 1);
+      else fill(child, first, last, level + 1);
       end[child] = nodes;
       most[node] = Math.max(most[node], most[child]);
+      first = last;
     }
+  };
+  const counts = new Int32Array(257);
+  const sortByByte = (from: number, to: number, level: number): void => {
+    if (to - from <= FEW) {
+      for (let i = from + 1; i < to; i++) {
+        const index = order[i];
+        const b = bytesOf[index][level];
+        let at = i;
+        for (; at > from && bytesOf[order[at - 1]][level] > b; at--) order[at] = order[at - 1];
+        order[at] = index;
+      }
+      return;
+    }
+    counts.fill(0);
+    for (let i = from; i < to; i++) counts[bytesOf[order[i]][level] + 1]++;
+    for (let b = 0; b < 256; b++) counts[b + 1] += counts[b];
+    for (let i = from; i < to; i++) spare[from + counts[bytesOf[order[i]][level]]++] = order[i];
+    order.set(spare.subarray(from, to), from);
   };
   // The rest of a token that shares nothing more with others.
   const chain = (first: number, index: number, level: number): void => {
