@@ -102,9 +102,10 @@ describe.skipIf(!isThere)("the page in a browser", () => {
     await page.locator("#message").press("Enter");
     await idle();
   };
+  const messagesOf = (request: AnswerRequest): string[] =>
+    "messages" in request.prompt ? request.prompt.messages.map(({ content }) => content) : [];
   const questions = () => page.locator(".user").allInnerTexts();
-  const said = (i: number) =>
-    (typist.requests[i].prompt as { messages: { content: string }[] }).messages.map((m) => m.content);
+  const said = (i: number) => messagesOf(typist.requests[i]);
   /** What axe has against the page as it is, and a picture of it where one is wanted. */
   const look = async (name: string): Promise<void> => {
     if (process.env.SCREENSHOTS) await page.screenshot({ path: `${process.env.SCREENSHOTS}/${name}.png` });
@@ -261,10 +262,7 @@ describe.skipIf(!isThere)("the page in a browser", () => {
     expect(typist.requests.map(({ adapter }) => adapter)).toEqual([null, "lora_adapter"]);
     await put("really?");
     const second = typist.requests.slice(2).sort((a, b) => String(b.adapter).localeCompare(String(a.adapter)));
-    expect(second.map(({ prompt }) => (prompt as { messages: { content: string }[] }).messages[1].content)).toEqual([
-      "100GB",
-      "15GB",
-    ]);
+    expect(second.map((request) => messagesOf(request)[1])).toEqual(["100GB", "15GB"]);
     await look("compare");
     const [left, right] = await page
       .locator(".turn:last-child .answer")

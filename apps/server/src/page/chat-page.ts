@@ -29,16 +29,15 @@ async function makePage(): Promise<ChatPage> {
   });
   // Within a script, only this ends it.
   const script = (await built.outputs[0].text()).replaceAll("</script", "<\\/script");
-  const style = css as unknown as string;
   const html = (source as unknown as string)
-    .replace("<style></style>", () => `<style>${style}</style>`)
+    .replace("<style></style>", () => `<style>${css}</style>`)
     .replace("<script></script>", () => `<script type="module">${script}</script>`);
   const hash = (text: string): string => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
   return {
     html,
     contentSecurityPolicy: [
       "default-src 'none'",
-      `style-src ${hash(style)}`,
+      `style-src ${hash(css)}`,
       `script-src ${hash(script)}`,
       "connect-src 'self'",
       "img-src data:",

@@ -86,6 +86,26 @@ describe("regular expressions", () => {
     expect(positive).toBeGreaterThan(100);
   });
 
+  test.each(["[^你]*", "[^世é]*x?", ".{0,2}", "(?:[^a]|a$)*", "[^\\u2028]*", "\\p{L}*", "[^]*", "(?:..)*"])(
+    "the mask of %p says what each token's bytes say",
+    (pattern) => {
+      const constraint = regexConstraint(pattern, tokenizer)();
+      for (const first of [undefined, 0x78]) {
+        if (first !== undefined && isSet(constraint.allowed(), first)) constraint.accept(first);
+        const mask = constraint.allowed();
+        for (let token = 0; token < end - 1; token++) {
+          const copy = constraint.clone();
+          const isAllowed = tokenizer.tokens[token].every((byte) => {
+            const may = isSet(copy.allowed(), byte);
+            if (may) copy.accept(byte);
+            return may;
+          });
+          expect([token, isSet(mask, token)]).toEqual([token, isAllowed]);
+        }
+      }
+    },
+  );
+
   const wrong: [string, string][] = [
     ["(?=a)", "lookahead"],
     ["(?<!a)b", "lookbehind"],

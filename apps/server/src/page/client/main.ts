@@ -421,7 +421,7 @@ find("language").addEventListener("click", () => {
   showChat();
 });
 menu.addEventListener("click", () => {
-  showSide(side.hidden);
+  showSide(side.hidden === true);
   if (!side.hidden) find("side-close").focus();
 });
 for (const id of ["side-close", "shade"]) {
