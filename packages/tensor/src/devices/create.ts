@@ -28,7 +28,13 @@ export async function createDevice(name: DeviceName, options: CreateDeviceOption
   switch (name) {
     case "reference":
       return reference;
-    case "auto":
+    case "auto": {
+      const cpu = await createDevice("cpu", options);
+      const { fasterGpu } = await import("./gpu/auto.ts");
+      const gpu = await fasterGpu(cpu);
+      if (gpu) await cpu.dispose();
+      return gpu ?? cpu;
+    }
     case "cpu": {
       const { CpuDevice } = await import("./cpu/index.ts");
       return new CpuDevice(options);

@@ -1,7 +1,21 @@
 import { afterAll, beforeAll, describe, expect, spyOn, test } from "bun:test";
 import { IDENTITY, Program } from "../../expr/program.ts";
-import { DeviceError, DeviceLostError, scope, Tensor } from "../../index.ts";
+import {
+  AdamW,
+  createDevice,
+  type Device,
+  DeviceError,
+  DeviceLostError,
+  Generator,
+  Linear,
+  memory,
+  mseLoss,
+  reference,
+  scope,
+  Tensor,
+} from "../../index.ts";
 import { closeGpu, openGpu, verify } from "./adapter.ts";
+import { fasterGpu, secondsOfWork } from "./auto.ts";
 import { GpuContext } from "./context.ts";
 import type { GpuDevice } from "./device.ts";
 import { kernelFunction } from "./fused.ts";
@@ -123,6 +137,58 @@ describe.skipIf(missing !== undefined)("the gpu device", () => {
     await doomed.dispose();
     gpu = await open();
     expect(await list(Tensor.from([1, 2], [2], { device: gpu }).mul(2))).toEqual([2, 4]);
+  });
+
+  test("auto: a software adapter never wins, a slower one neither, and where there can be none it is not opened", async () => {
+    const cpu = reference;
+    let opened = 0;
+    const pretended = async (software: boolean): Promise<GpuDevice> => {
+      opened++;
+      const device = await open();
+      return Object.assign(device, { adapter: { ...device.adapter, software } });
+    };
+    const isPossible = () => true;
+    const seconds = (ofGpu: number) => async (device: Device) => (device === cpu ? 1 : ofGpu);
+    expect(await fasterGpu(cpu, { isPossible, open: () => pretended(true), seconds: seconds(0.1) })).toBeUndefined();
+    expect(await fasterGpu(cpu, { isPossible, open: () => pretended(false), seconds: seconds(2) })).toBeUndefined();
+    const taken = await fasterGpu(cpu, { isPossible, open: () => pretended(false), seconds: seconds(0.5) });
+    expect(taken?.info.name).toBe("gpu");
+    await taken?.dispose();
+    const refused = () => Promise.reject(new DeviceError("gpu", "none"));
+    expect(await fasterGpu(cpu, { isPossible, open: refused })).toBeUndefined();
+    expect(await fasterGpu(cpu, { isPossible: () => false, open: () => pretended(false) })).toBeUndefined();
+    expect(opened).toBe(3);
+    const compiled = await createDevice("cpu");
+    expect(await secondsOfWork(compiled)).toBeGreaterThan(0);
+    await compiled.dispose();
+  });
+
+  test("1,000 training steps leave buffers and memory as they were", async () => {
+    const random = new Generator(1);
+    const layers = [Linear.init(2, 8, random, { device: gpu }), Linear.init(8, 1, random, { device: gpu })];
+    const parameters = layers.flatMap((layer) => [...layer.parameters()]);
+    const optimizer = new AdamW(parameters, { lr: 0.01 });
+    const x = Tensor.from([0, 0, 0, 1, 1, 0, 1, 1], [4, 2], { device: gpu });
+    const y = Tensor.from([0, 1, 1, 0], [4, 1], { device: gpu });
+    const train = async (steps: number): Promise<number> => {
+      let last = Number.NaN;
+      for (let step = 0; step < steps; step++) {
+        const loss = scope(() => mseLoss(layers[1].forward(layers[0].forward(x).tanh()), y));
+        loss.backward();
+        optimizer.step();
+        optimizer.zeroGrad();
+        last = await loss.item();
+        loss.dispose();
+      }
+      return last;
+    };
+    await train(100);
+    const { pool, counts } = gpu.context;
+    const held = () => [memory().storages, memory().bytes, pool.buffers, pool.bytes];
+    const [before, reads] = [held(), counts.reads];
+    expect(await train(900)).toBeLessThan(0.05);
+    expect(held()).toEqual(before);
+    expect(counts.reads - reads).toBe(900);
   });
 
   test("in place and beside: the same buffer is read and written", async () => {

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { DeviceError } from "../../errors.ts";
 
 /**
@@ -18,4 +19,10 @@ export async function provideWebGpu(): Promise<void> {
   const gpu = dawn.create([]);
   if (!globalThis.navigator) Object.defineProperty(globalThis, "navigator", { value: {}, configurable: true });
   Object.defineProperty(globalThis.navigator, "gpu", { value: gpu, configurable: true });
+}
+
+/** Can there be a GPU? On Linux one has a file in /dev; elsewhere only asking tells. */
+export function maybeGpu(): boolean {
+  if (process.platform !== "linux") return true;
+  return ["/dev/dri/renderD128", "/dev/nvidia0", "/dev/dxg"].some((path) => existsSync(path));
 }
