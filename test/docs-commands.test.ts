@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { OFFLINE, ROOT } from "./support/process.ts";
 
 /**
- * Runs the commands of docs/fine-tuning/*.md, page by page, in a folder of their own that has the program's `bun run`.
+ * Runs the commands of docs/fine-tuning/*.md and docs/serving/*.md, page by page, in a folder of their own that has the program's `bun run`.
  *
  * A fence with a file's name behind its language, such as "```jsonl talks.jsonl", is that file. "```sh test" blocks are run in order; the lines
  * behind `# ` must be found, in their order, in what the block prints. "```sh no-run" is not run.
@@ -13,7 +13,11 @@ import { OFFLINE, ROOT } from "./support/process.ts";
 const folder = mkdtempSync(join(tmpdir(), "docs-commands-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-const pages = readdirSync(join(ROOT, "docs/fine-tuning")).filter((name) => name.endsWith(".md"));
+const pages = ["fine-tuning", "serving"].flatMap((part) =>
+  readdirSync(join(ROOT, "docs", part))
+    .filter((name) => name.endsWith(".md"))
+    .map((name) => join(part, name)),
+);
 
 interface Fence {
   readonly info: string;
@@ -21,14 +25,14 @@ interface Fence {
 }
 
 function fencesOf(page: string): Fence[] {
-  const text = readFileSync(join(ROOT, "docs/fine-tuning", page), "utf8");
+  const text = readFileSync(join(ROOT, "docs", page), "utf8");
   return [...text.matchAll(/^```(.+)\n([\s\S]*?)^```$/gm)].map(([, info, content]) => ({ info, content }));
 }
 
 /** An empty folder with the scripts of the repository and the data that ships with it. */
 function home(page: string): string {
   const place = join(folder, page);
-  mkdirSync(place);
+  mkdirSync(place, { recursive: true });
   const { scripts } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
   for (const [name, script] of Object.entries<string>(scripts)) {
     scripts[name] = script.replace(/^bun (\S+\.ts)/, (_, path) => `bun ${join(ROOT, path)}`);
@@ -50,7 +54,7 @@ function missing(output: string, expected: readonly string[]): string[] {
 
 const TIMEOUT_MS = 300_000;
 
-describe("the commands of docs/fine-tuning run and print what is written below them", () => {
+describe("the commands of docs run and print what is written below them", () => {
   for (const page of pages) {
     const run = async (): Promise<void> => {
       const place = home(page);
