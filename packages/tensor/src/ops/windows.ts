@@ -126,7 +126,7 @@ export const windowOps = {
     },
   }),
   /**
-   * [batch, channels, elements of a window, ...places]: what a convolution multiplies its kernels with (im2col). Windows move
+   * What a convolution multiplies its kernels with (im2col): [batch, channels, elements of a window, ...places]. Windows move
    * over all dimensions behind the first two. Along the last of them first, so that afterwards whole pictures lie in runs.
    */
   columns: defineOp<readonly Window[]>({
