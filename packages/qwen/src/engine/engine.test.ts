@@ -49,8 +49,11 @@ async function collect(events: AsyncIterable<EngineEvent>, n = 1): Promise<Got> 
   expect(got.ends.filter(Boolean).length).toBe(n);
   return got;
 }
-const answer = async (engine: Engine, request: EngineRequest): Promise<number[]> =>
-  (await collect(engine.generate(request))).tokens[0];
+/** The tokens, and behind them their log-probabilities where they are asked for: these show the last bit. */
+const answer = async (engine: Engine, request: EngineRequest): Promise<number[]> => {
+  const { tokens, events } = await collect(engine.generate(request));
+  return [...tokens[0], ...events.flatMap(({ logprobs = [] }) => logprobs.map(({ chosen }) => chosen.logprob))];
+};
 
 /** Tokens that mean nothing in particular, the same for the same seed. */
 function prompt(seed: number, length: number): number[] {
@@ -69,6 +72,7 @@ function expectNoLeak(engine: Engine): void {
 describe("an answer does not depend on what else is answered", () => {
   const requests: EngineRequest[] = [
     ...[3, 16, 17, 40, 90].map((length, i) => ({ tokens: prompt(i, length), maxNewTokens: 20 })),
+    ...[5, 50].map((length, i) => ({ tokens: prompt(i, length), maxNewTokens: 15, logprobs: 0, ignoreEnd: true })),
     { tokens: prompt(9, 33), maxNewTokens: 12, temperature: 0.9, topP: 0.95, seed: 11 },
     { tokens: prompt(4, 90).concat(prompt(5, 20)), maxNewTokens: 9 },
     { tokens: prompt(6, 30), maxNewTokens: 16, temperature: 1.3, topK: 20, seed: 5, ignoreEnd: true },
@@ -84,9 +88,9 @@ describe("an answer does not depend on what else is answered", () => {
   });
 
   test("greedy: the tokens of `generate`, which takes one prompt through the model", async () => {
-    for (const [i, { tokens, maxNewTokens, temperature }] of requests.entries()) {
+    for (const [i, { tokens, maxNewTokens, temperature, logprobs }] of requests.entries()) {
       // `generate` reads a chunk of few tokens by the means for few rows.
-      if (temperature !== undefined || tokens.length <= 8) continue;
+      if (temperature !== undefined || logprobs !== undefined || tokens.length <= 8) continue;
       expect((await qwen.complete(tokens, { maxNewTokens })).tokens).toEqual(alone[i]);
     }
   });
@@ -406,14 +410,23 @@ test("an adapter is its requests' own, and they keep the one they began with", a
       );
     },
   });
-  await using engine = make();
-  const tokens = prompt(4, 40);
-  const ask = (adapter: string | null): Promise<number[]> =>
-    answer(engine, { tokens, adapter, maxNewTokens: 12, ignoreEnd: true });
   const [one, two, three] = [shift(0.4), shift(-0.7), shift(-0.7)];
-  engine.setAdapter("one", one);
-  engine.setAdapter("two", two);
-  const alone = [await ask(null), await ask("one"), await ask("two")];
+  const tokens = prompt(4, 40);
+  const start = (): Engine => {
+    const engine = make();
+    engine.setAdapter("one", one);
+    engine.setAdapter("two", two);
+    return engine;
+  };
+  const askOf = (engine: Engine, adapter: string | null): Promise<number[]> =>
+    answer(engine, { tokens, adapter, maxNewTokens: 12, ignoreEnd: true, logprobs: 0 });
+  const alone: number[][] = [];
+  for (const adapter of [null, "one", "two"]) {
+    await using fresh = start();
+    alone.push(await askOf(fresh, adapter));
+  }
+  await using engine = start();
+  const ask = (adapter: string | null): Promise<number[]> => askOf(engine, adapter);
   expect(new Set(alone.map(String)).size).toBe(3);
   const mixed: number[][] = await Promise.all([ask("two"), ask(null), ask("one"), ask("two"), ask(null), ask("one")]);
   expect(mixed).toEqual([2, 0, 1, 2, 0, 1].map((i) => alone[i]));
