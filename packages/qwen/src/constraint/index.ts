@@ -19,7 +19,7 @@ export type ConstraintFactory = () => TokenConstraint;
 
 /**
  * Answers that are JSON and meet a schema: draft 2020-12's `type enum const allOf anyOf oneOf $ref $defs properties required
- * additionalProperties items prefixItems minItems maxItems minLength maxLength pattern format minimum maximum
+ * additionalProperties propertyNames items prefixItems minItems maxItems minLength maxLength pattern format minimum maximum
  * exclusiveMinimum exclusiveMaximum multipleOf`, and OpenAPI's `nullable`. Other keywords that ask for something are
  * refused, never ignored.
  *

@@ -152,7 +152,12 @@ class Compiler {
   #object(rule: Rule, plain: Plain): void {
     const grammar = this.#grammar;
     const { required, additional, isClosed } = plain;
-    const names = [...new Set([...plain.properties.keys(), ...required])];
+    const mayBe = this.#names(plain);
+    const names = [...new Set([...plain.properties.keys(), ...required])].filter(
+      (name) => required.has(name) || accepts(mayBe, JSON.stringify(name)),
+    );
+    // A required name that may not be: the rule has no end, and goes.
+    if ([...required].some((name) => !accepts(mayBe, JSON.stringify(name)))) return;
     const end = grammar.state(rule);
     end.isFinal = true;
     // `first`: no property is written yet. `later`: the next one needs a comma.
@@ -177,10 +182,10 @@ class Compiler {
     }
     this.#terminal(first, end, this.#texts(["}"]));
     this.#terminal(later, end, this.#closing("}"));
-    const others = additional ?? (names.length > 0 || isClosed ? undefined : []);
-    if (!others) return;
+    const others = additional ?? (plain.properties.size + required.size > 0 || isClosed ? undefined : []);
+    if (!others || !mayBe) return;
     const [key, colon, value] = [grammar.state(rule), grammar.state(rule), grammar.state(rule)];
-    const written = this.#otherNames(names);
+    const written = this.#otherNames(mayBe, names);
     if (!written) return;
     this.#terminal(first, colon, written);
     this.#terminal(later, key, comma);
@@ -189,13 +194,26 @@ class Compiler {
     this.#value(value, later, others);
   }
 
-  /** Strings but these. */
-  #otherNames(names: readonly string[]): ByteAutomaton | undefined {
+  /** The names that properties may have. */
+  #names({ names, path }: Plain): ByteAutomaton | undefined {
     if (names.length === 0) return ANY_STRING;
+    const plains = this.#document.alternatives(names).filter((plain) => typesOf(plain).includes("string"));
+    if (plains.length > 1) {
+      throw new ConstraintError(`the schema at ${path}/propertyNames has alternatives, which is not supported there`);
+    }
+    const [plain] = plains;
+    if (!plain?.values) return plain && this.#string(plain);
+    const texts = this.#values({ ...plain, types: ["string"] }).map((value) => JSON.stringify(value));
+    return texts.length > 0 ? this.#texts(texts) : undefined;
+  }
+
+  /** Names but these. */
+  #otherNames(mayBe: ByteAutomaton, names: readonly string[]): ByteAutomaton | undefined {
+    if (names.length === 0) return mayBe;
+    const others = oneOfTexts(names.map((name) => JSON.stringify(name)));
+    if (mayBe !== ANY_STRING) return combine(mayBe, others, "without");
     const key = `not${JSON.stringify([...names].sort())}`;
-    return this.#automaton(key, () =>
-      combine(ANY_STRING, oneOfTexts(names.map((name) => JSON.stringify(name))), "without"),
-    );
+    return this.#automaton(key, () => combine(mayBe, others, "without"));
   }
 
   #array(rule: Rule, plain: Plain): void {

@@ -61,6 +61,7 @@ const keywords = z.strictObject({
   properties: children.optional(),
   required: z.array(text, { error: "must be a list of names" }).optional(),
   additionalProperties: child.optional(),
+  propertyNames: child.optional(),
   unevaluatedProperties: closed.optional(),
   items: child.optional(),
   prefixItems: list.optional(),

@@ -21,6 +21,8 @@ export interface Plain {
   readonly required: ReadonlySet<string>;
   /** What properties without a name of their own must be, where that is said. */
   readonly additional?: Conjunction;
+  /** What the names of properties must be. */
+  readonly names: Conjunction;
   readonly prefix: readonly Conjunction[];
   readonly items?: Conjunction;
   readonly minItems: number;
@@ -46,6 +48,7 @@ export const ANYTHING: Plain = {
   multiples: [],
   properties: new Map(),
   required: new Set(),
+  names: [],
   prefix: [],
   minItems: 0,
   maxItems: Number.POSITIVE_INFINITY,
@@ -73,6 +76,7 @@ export function plainOf(k: Keywords, path: string): Plain {
     properties: new Map(Object.entries(k.properties ?? {}).map(([name, schema]) => [name, conjunction(schema)])),
     required: new Set(k.required),
     additional: k.additionalProperties === undefined ? undefined : conjunction(k.additionalProperties),
+    names: k.propertyNames === undefined ? [] : conjunction(k.propertyNames),
     prefix: (k.prefixItems ?? []).map((schema) => conjunction(schema)),
     items: k.items === undefined ? undefined : conjunction(k.items),
     minItems: k.minItems ?? 0,
@@ -128,6 +132,7 @@ export function both(a: Plain, b: Plain): Plain | undefined {
     properties,
     required: new Set([...a.required, ...b.required]),
     additional: joined(a.additional, b.additional),
+    names: conjunction(...a.names, ...b.names),
     prefix,
     items: joined(a.items, b.items),
     minItems: Math.max(a.minItems, b.minItems),
