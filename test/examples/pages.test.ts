@@ -238,7 +238,7 @@ describe.skipIf(!HAS_CHROMIUM)("the example pages in a browser", () => {
       await status(page, /^Ready/);
       await page.locator("#device").selectOption("gpu");
       await status(page, /^Ready, on gpu/);
-      await page.locator("#epochs").fill("3");
+      await page.locator("#epochs").fill("2");
       await page.getByRole("button", { name: "Fine-tune" }).click();
       expect(await status(page, /^Done/)).toContain("on gpu");
       const { scores, adapted, base } = await inCommandLine(page, home);
