@@ -3,6 +3,7 @@ import Ajv from "ajv/dist/2020.js";
 import addFormats from "ajv-formats";
 import fc from "fast-check";
 import { z } from "zod";
+import { FORMATS } from "../formats.ts";
 import { jsonConstraint, jsonSchemaConstraint } from "../index.ts";
 import { draw, isSet, meets, smallTokenizer } from "../testing.ts";
 
@@ -269,6 +270,52 @@ describe("properties", () => {
       { numRuns: 250 },
     );
     expect(drawn).toBeGreaterThan(600);
+  });
+
+  test.each(Object.keys(FORMATS))("texts of the format %s", (format) => {
+    expect(drawAll({ type: "string", format }, { count: 25, seed: 11 }).length).toBeGreaterThan(12);
+  });
+
+  test("bounds of numbers, to the last digit", () => {
+    const bound = fc.oneof(
+      fc.double({ min: -1e6, max: 1e6, noNaN: true }),
+      fc.double({ min: -1e-6, max: 1e-6, noNaN: true }),
+      fc.integer({ min: -2000, max: 2000 }),
+      fc.integer({ min: -2000, max: 2000 }).map((n) => n / 100),
+    );
+    fc.assert(
+      fc.property(
+        bound,
+        bound,
+        fc.nat(3),
+        fc.nat(),
+        fc.constantFrom("number", "integer"),
+        (a, b, kinds, seed, type) => {
+          const [low, high] = [Math.min(a, b), Math.max(a, b)];
+          const schema = {
+            type,
+            [kinds & 1 ? "exclusiveMinimum" : "minimum"]: low,
+            [kinds & 2 ? "exclusiveMaximum" : "maximum"]: high,
+          };
+          const isValid = ajv.compile(schema);
+          let make: ReturnType<typeof jsonSchemaConstraint>;
+          try {
+            make = jsonSchemaConstraint(schema, tokenizer);
+          } catch {
+            // Nothing of 15 digits lies between them.
+            expect(high - low).toBeLessThan(1);
+            return;
+          }
+          drawAll(schema, { count: 2, seed, length: 6 });
+          for (const x of [low, high, (low + high) / 2, Math.ceil(low), Math.floor(high), low - 1, high + 1, 0]) {
+            const text = JSON.stringify(Number(x.toPrecision(9)));
+            if (/e/.test(text) || /\.\d{9}/.test(text)) continue;
+            expect([schema, text, meets(make(), text, end)]).toEqual([schema, text, isValid(JSON.parse(text))]);
+          }
+        },
+      ),
+      { numRuns: 150 },
+    );
   });
 
   test("schemas that zod writes, and what is drawn is accepted by zod itself", () => {
