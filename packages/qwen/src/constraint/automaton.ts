@@ -15,6 +15,8 @@ export interface ByteAutomaton {
   isLast(state: number): boolean;
   /** Characters of plain text (see `PLAIN`) that may follow, whichever they are; Infinity where any number may. */
   plainCharacters(state: number): number;
+  /** Is plain text of more than `plainCharacters` refused, whichever it is? */
+  refusesLonger(state: number): boolean;
 }
 
 /** An automaton whose every transition is in a table. */
@@ -61,6 +63,9 @@ export class TableAutomaton implements ByteAutomaton {
   plainCharacters(state: number): number {
     this.#plain ??= plainDistances(this);
     return this.#plain[state];
+  }
+  refusesLonger(state: number): boolean {
+    return this.isLast(state);
   }
 }
 

@@ -78,7 +78,7 @@ export class CompiledConstraint {
     const plain = this.#machine.plainCharacters(state);
     const mask = plain > 0 ? this.#tries.plainMask(plain).slice() : new Uint32Array(this.#tries.words);
     this.#walk(this.#tries.other, state, 0, mask);
-    this.#walk(this.#tries.plain, state, plain, mask);
+    if (!this.#machine.refusesLonger(state)) this.#walk(this.#tries.plain, state, plain, mask);
     if (this.#machine.isComplete(state)) {
       for (const token of this.#endTokens) mask[token >> 5] |= 1 << (token & 31);
     }

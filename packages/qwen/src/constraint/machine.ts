@@ -96,6 +96,11 @@ export class Machine {
     return most;
   }
 
+  /** Is plain text of more than `plainCharacters` refused, whichever it is? */
+  refusesLonger(state: number): boolean {
+    return this.#snapshots[state].readings.every((reading) => reading.automaton.refusesLonger(reading.state));
+  }
+
   snapshot(state: number): Snapshot {
     return this.#snapshots[state];
   }

@@ -50,6 +50,9 @@ export class StringAutomaton implements ByteAutomaton {
     if (state < 2 || (state - 2) % CHARACTER.states !== 0) return 0;
     return this.#max - (state - 2) / CHARACTER.states;
   }
+  refusesLonger(state: number): boolean {
+    return state >= 2 && (state - 2) % CHARACTER.states === 0;
+  }
 }
 
 export const ANY_STRING: ByteAutomaton = new StringAutomaton();
