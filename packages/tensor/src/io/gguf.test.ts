@@ -90,6 +90,12 @@ test("what is written comes back: names, shapes, numbers, blocks and metadata", 
   expect(await kept.tolist()).toEqual([1, 2, 3]);
 });
 
+test("tells how far it is", async () => {
+  const told: string[] = [];
+  await serializeGguf(tensors, metadata, { progress: (done, total) => told.push(`${done}/${total}`) });
+  expect(told).toEqual(Array.from({ length: tensors.size + 1 }, (_, i) => `${i}/${tensors.size}`));
+});
+
 test("half precision is widened", async () => {
   const file = parseGguf(one([4], 1, 0));
   file.tensor("t");

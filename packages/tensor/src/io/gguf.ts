@@ -4,7 +4,7 @@ import { defaultDevice } from "../devices/registry.ts";
 import { BYTES, type DType } from "../dtype.ts";
 import { DTypeError, FormatError, TensorError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
-import type { ByteSource } from "./files.ts";
+import type { ByteSource, WriteOptions } from "./files.ts";
 import {
   DEFAULT_ALIGNMENT,
   failGguf,
@@ -193,6 +193,7 @@ function stored(t: Tensor | TensorSource): { type: string; bytes: number } {
 async function* serialize(
   tensors: ReadonlyMap<string, Tensor | TensorSource>,
   metadata: ReadonlyMap<string, GgufEntry>,
+  { progress }: WriteOptions,
 ): AsyncGenerator<Uint8Array> {
   const writer = new Writer();
   writer.uint32(GGUF_MAGIC);
@@ -217,11 +218,14 @@ async function* serialize(
     offset += bytes + padding(bytes);
   }
   yield writer.aligned(DEFAULT_ALIGNMENT);
+  let done = 0;
   for (const t of tensors.values()) {
+    progress?.(done++, tensors.size);
     if (t instanceof Tensor) yield await t.bytes();
     else yield* encodeSource(t);
     yield new Uint8Array(padding(stored(t).bytes));
   }
+  progress?.(done, tensors.size);
 }
 
 /**
@@ -234,18 +238,20 @@ export async function writeGguf(
   path: string,
   tensors: ReadonlyMap<string, Tensor | TensorSource>,
   metadata: ReadonlyMap<string, GgufEntry> = new Map(),
+  options: WriteOptions = {},
 ): Promise<void> {
   if (!files) throw new TensorError("writeGguf", "there are no files here; take the bytes from serializeGguf");
-  await files.write(path, serialize(tensors, metadata));
+  await files.write(path, serialize(tensors, metadata, options));
 }
 
 /** The bytes of a GGUF file. See {@link writeGguf}. */
 export async function serializeGguf(
   tensors: ReadonlyMap<string, Tensor | TensorSource>,
   metadata: ReadonlyMap<string, GgufEntry> = new Map(),
+  options: WriteOptions = {},
 ): Promise<Uint8Array<ArrayBuffer>> {
   const pieces: Uint8Array[] = [];
-  for await (const piece of serialize(tensors, metadata)) pieces.push(piece);
+  for await (const piece of serialize(tensors, metadata, options)) pieces.push(piece);
   const out = new Uint8Array(pieces.reduce((n, piece) => n + piece.length, 0));
   let at = 0;
   for (const piece of pieces) {
