@@ -3,6 +3,7 @@
  * that bundlers leave out what is not imported. Run in the package's folder, after the packages that it imports. Bun takes src/ as
  * it is.
  */
+import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 
@@ -11,4 +12,12 @@ const compiler = join(import.meta.dir, "..", "node_modules", "typescript", "bin"
 const { exitCode } = Bun.spawnSync([process.execPath, compiler, "-p", "tsconfig.build.json"], {
   stdio: ["ignore", "inherit", "inherit"],
 });
-process.exit(exitCode);
+if (exitCode !== 0) process.exit(exitCode);
+
+// What one runtime alone imports is reached by no import that the compiler follows: tsconfig.build.json must name it.
+const { imports = {} } = await Bun.file("package.json").json();
+const missing = [...JSON.stringify(imports).matchAll(/"(\.\/dist\/[^"]+)"/g)].filter(([, path]) => !existsSync(path));
+if (missing.length > 0) {
+  console.error(`not built: ${missing.map(([, path]) => path).join(", ")}; add the sources to tsconfig.build.json`);
+  process.exit(1);
+}
