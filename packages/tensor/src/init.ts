@@ -19,7 +19,8 @@ export interface InitOptions extends CreateDeviceOptions {
 }
 
 /**
- * Starts a device and makes later tensors on it. Without it all is computed by plain loops, on the reference device.
+ * Starts a device and makes later tensors on it; living ones stay where they are, and so does their device until its
+ * `dispose()`. Without it all is computed by plain loops, on the reference device.
  *
  * @example
  * import * as tensor from "@tslm/tensor";
