@@ -1,4 +1,5 @@
 import { type ByteAutomaton, NONE, type TableAutomaton } from "./automaton.ts";
+import { Budget } from "./budget.ts";
 import { ConstraintError } from "./errors.ts";
 import { LIMITS } from "./limits.ts";
 import { trim } from "./regex-compile.ts";
@@ -28,7 +29,12 @@ export function commonClasses(automata: Iterable<ByteAutomaton>): { classOf: Uin
  * @returns undefined where there are none
  * @throws ConstraintError where they need too many states
  */
-export function combine(a: ByteAutomaton, b: ByteAutomaton, operation: "and" | "without"): TableAutomaton | undefined {
+export function combine(
+  a: ByteAutomaton,
+  b: ByteAutomaton,
+  operation: "and" | "without",
+  budget = new Budget(),
+): TableAutomaton | undefined {
   const { classOf, classes } = commonClasses([a, b]);
   const bytes = new Uint8Array(classes);
   for (let byte = 255; byte >= 0; byte--) bytes[classOf[byte]] = byte;
@@ -51,6 +57,7 @@ export function combine(a: ByteAutomaton, b: ByteAutomaton, operation: "and" | "
   intern(a.start, b.start);
   for (let id = 0; id < pairs.length; id++) {
     const [x, y] = pairs[id];
+    budget.spend(classes);
     for (let c = 0; c < classes; c++) {
       const toX = a.next(x, bytes[c]);
       const toY = y === NONE ? NONE : b.next(y, bytes[c]);

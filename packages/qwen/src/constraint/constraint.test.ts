@@ -127,7 +127,7 @@ describe("regular expressions", () => {
     ["a".repeat(3000), "at most 2000"],
     ["(?:a|b)*a(?:a|b){20}", "states as an automaton"],
     ["(?:(?:(?:a{100}){100}){100}){100}", "states"],
-    ["(?:(?:(?:(?:){1000}){1000}){1000}){1000}", "parts"],
+    ["(?:(?:(?:(?:){1000}){1000}){1000}){1000}", "steps"],
     ["a$b", "no text matches"],
   ];
   test.each(wrong.map(([pattern, reason]) => [reason, pattern] as const))("refused: %s", (reason, pattern) => {
@@ -177,12 +177,22 @@ describe("choices", () => {
   test("none or too many are refused", () => {
     expect(() => choiceConstraint([], tokenizer)).toThrow("at least one");
     expect(() => choiceConstraint(Array(10_001).fill("a"), tokenizer)).toThrow("at most 10000");
-    expect(() => choiceConstraint(["a".repeat(200_000)], tokenizer)).toThrow("131072 bytes");
+    expect(() => choiceConstraint(["a".repeat(200_000)], tokenizer)).toThrow("32768 bytes");
   });
 });
 
 describe("schemas that cannot be followed", () => {
   const deep = (levels: number): unknown => (levels === 0 ? {} : { type: "array", items: deep(levels - 1) });
+  /** Each level refers to the next one twice. */
+  const doubling = (last: unknown): unknown => ({
+    $ref: "#/$defs/0",
+    $defs: Object.fromEntries(
+      Array.from({ length: 61 }, (_, i) => [
+        i,
+        i === 60 ? last : { anyOf: [1, 2].map(() => ({ $ref: `#/$defs/${i + 1}` })) },
+      ]),
+    ),
+  });
   const refused: [unknown, string][] = [
     [
       { type: "object", properties: { a: { uniqueItems: true } } },
@@ -217,6 +227,24 @@ describe("schemas that cannot be followed", () => {
     [
       { allOf: Array.from({ length: 20 }, () => ({ anyOf: [{ minLength: 1 }, { maxLength: 5 }] })) },
       "more than 256 alternatives",
+    ],
+    [doubling({ type: "string" }), "more than 256 alternatives"],
+    [doubling(false), "steps"],
+    [
+      { anyOf: Array.from({ length: 200 }, (_, i) => ({ type: "string", pattern: `${i}.{0,400}a.{0,400}b` })) },
+      "states",
+    ],
+    [
+      {
+        type: "object",
+        properties: Object.fromEntries(
+          Array.from({ length: 500 }, (_, i) => [
+            `p${i}`,
+            { type: "string", pattern: `^[a-z${i}]{0,300}${i}[^x]{0,9}$` },
+          ]),
+        ),
+      },
+      "steps",
     ],
     [{ enum: Array.from({ length: 20_000 }, (_, i) => i) }, "at most 10000 values"],
     [null, "must be an object, true or false"],

@@ -3,6 +3,8 @@
  * a fraction of a second and some megabytes, and ends with an error that names the limit.
  */
 export const LIMITS = {
+  /** Steps of compiling one schema or pattern, all its parts together: about a second. */
+  steps: 4_000_000,
   /** Characters of a schema as JSON. */
   schemaLength: 256 * 1024,
   /** Levels of brackets in a schema as JSON. */
@@ -12,12 +14,12 @@ export const LIMITS = {
   /** States of the grammar that a schema becomes. */
   grammarStates: 50_000,
   /** Bytes in all the terminals' tables of one constraint. */
-  tableBytes: 64 << 20,
+  tableBytes: 8 << 20,
   /** Items that minItems and maxItems may count. */
   items: 4096,
   /** Values of an enum or a list of choices, and their bytes together. */
   choices: 10_000,
-  choiceBytes: 128 << 10,
+  choiceBytes: 32 << 10,
   /** Largest multipleOf. */
   multipleOf: 1000,
   /** Characters and groups within groups of a pattern. */
@@ -25,11 +27,9 @@ export const LIMITS = {
   patternDepth: 50,
   /** Largest count in `{m,n}`. */
   repeat: 1000,
-  /** States of a pattern's automaton before and after it was made deterministic, and steps of doing both. */
+  /** States of a pattern's automaton before and after it was made deterministic. */
   nfaStates: 50_000,
-  nfaSteps: 200_000,
   dfaStates: 10_000,
-  dfaSteps: 20_000_000,
   /** Ways to read the text so far that are followed; more are left out, which only narrows what is allowed. */
   readings: 1024,
   /** States of a constraint that are kept at once, and masks (19 KB each for 151,936 tokens). */

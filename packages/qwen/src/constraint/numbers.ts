@@ -1,4 +1,5 @@
 import { TableAutomaton } from "./automaton.ts";
+import type { Budget } from "./budget.ts";
 import { combine } from "./combine.ts";
 import { compileRegex } from "./regex-compile.ts";
 import { choice, literal, parseRegex, type RegexNode, repeat, sequence } from "./regex-parse.ts";
@@ -53,15 +54,20 @@ function sameLength(first: string, last: string): RegexNode {
 const minus = (node: RegexNode): RegexNode => sequence(literal("-"), node);
 
 /** Integers within bounds, of at most 15 digits. @returns undefined where there are none */
-export function integers(min: Bound | undefined, max: Bound | undefined, multiples: readonly number[] = []) {
+export function integers(
+  min: Bound | undefined,
+  max: Bound | undefined,
+  multiples: readonly number[],
+  budget: Budget,
+): TableAutomaton | undefined {
   const low = min ? integerFrom(min, 1n) : -LARGEST;
   const high = max ? integerFrom(max, -1n) : LARGEST;
   const node = choice(
     wholeFrom(low > 0n ? low : 0n, high < LARGEST ? high : LARGEST),
     minus(wholeFrom(high < 0n ? -high : 1n, low > -LARGEST ? -low : LARGEST)),
   );
-  let found = compileRegex(node, "utf8");
-  for (const multiple of multiples) found = found && combine(found, multiplesOf(multiple), "and");
+  let found = compileRegex(node, "utf8", budget);
+  for (const multiple of multiples) found = found && combine(found, multiplesOf(multiple), "and", budget);
   return found;
 }
 
@@ -94,31 +100,32 @@ function multiplesOf(divisor: number): TableAutomaton {
  *
  * @returns undefined where there are none
  */
-export function numbers(min: Bound | undefined, max: Bound | undefined): TableAutomaton | undefined {
-  if (!min && !max) return compileRegex(parseRegex(ANY_NUMBER), "utf8");
+export function numbers(min: Bound | undefined, max: Bound | undefined, budget: Budget): TableAutomaton | undefined {
+  if (!min && !max) return compileRegex(parseRegex(ANY_NUMBER), "utf8", budget);
   const low = min ?? { value: Number.NEGATIVE_INFINITY, isExclusive: false };
   const high = max ?? { value: Number.POSITIVE_INFINITY, isExclusive: false };
   const sizes = [low, high].map(({ value }) => (Number.isFinite(value) ? partsOf(Math.abs(value)).whole.length : 0));
   const left = DIGITS - Math.max(...sizes);
   const fraction = left > 0 ? `(?:\\.[0-9]{1,${left}})?` : "";
-  const shape = compileRegex(parseRegex(`-?(?:0|[1-9][0-9]{0,${DIGITS - 1}})${fraction}`), "utf8")!;
+  const shape = compileRegex(parseRegex(`-?(?:0|[1-9][0-9]{0,${DIGITS - 1}})${fraction}`), "utf8", budget)!;
   const zero: Bound = { value: 0, isExclusive: false };
   const negated = ({ value, isExclusive }: Bound): Bound => ({ value: -value, isExclusive });
   const parts: RegexNode[] = [];
   const add = (from: Bound, to: Bound, wrap: (node: RegexNode) => RegexNode): void => {
     if (to.value < 0) return;
-    const above = compileRegex(atLeast(from.value < 0 ? zero : from), "utf8");
+    const above = compileRegex(atLeast(from.value < 0 ? zero : from), "utf8", budget);
     const below = compileRegex(
       Number.isFinite(to.value) ? atMost(to) : sequence(wholeFrom(0n, LARGEST), FRACTION),
       "utf8",
+      budget,
     );
-    const both = above && below && combine(above, below, "and");
+    const both = above && below && combine(above, below, "and", budget);
     if (both) parts.push(wrap({ kind: "automaton", automaton: both }));
   };
   add(low, high, (node) => node);
   add(negated(high), negated(low), minus);
-  const all = compileRegex(parts.length === 0 ? NOTHING : choice(...parts), "utf8");
-  return all && combine(shape, all, "and");
+  const all = compileRegex(parts.length === 0 ? NOTHING : choice(...parts), "utf8", budget);
+  return all && combine(shape, all, "and", budget);
 }
 
 /** Digits before and behind the point of a number of at least 0; none behind where there are only zeros. */

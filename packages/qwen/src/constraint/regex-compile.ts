@@ -1,4 +1,5 @@
 import { TableAutomaton } from "./automaton.ts";
+import { Budget } from "./budget.ts";
 import { type ByteRange, jsonSequences, utf8Sequences } from "./code-points.ts";
 import { ConstraintError } from "./errors.ts";
 import { LIMITS } from "./limits.ts";
@@ -20,10 +21,11 @@ const TOO_LARGE = `the pattern, or what it is combined with, needs more than`;
 /** Thompson's construction: an automaton with free transitions from a regular expression. */
 class Nfa {
   readonly states: NfaState[] = [];
-  #built = 0;
+  readonly #budget: Budget;
   readonly #encode: (ranges: readonly (readonly [number, number])[]) => ByteRange[][];
 
-  constructor(encoding: Encoding) {
+  constructor(encoding: Encoding, budget: Budget) {
+    this.#budget = budget;
     this.#encode = encoding === "json" ? jsonSequences : utf8Sequences;
   }
 
@@ -38,8 +40,7 @@ class Nfa {
   build(node: RegexNode, from: number): number {
     const { states } = this;
     // Counts multiply, also of parts that need no state.
-    if (++this.#built > LIMITS.nfaSteps)
-      throw new ConstraintError(`${TOO_LARGE} ${LIMITS.nfaSteps} parts; make it shorter`);
+    this.#budget.spend(1);
     switch (node.kind) {
       case "characters": {
         const to = this.add();
@@ -160,14 +161,13 @@ function classesOf(ranges: Iterable<{ first: number; last: number }>): { classOf
  * @returns undefined where no text matches
  * @throws ConstraintError where a limit is passed
  */
-export function compileRegex(node: RegexNode, encoding: Encoding): TableAutomaton | undefined {
-  const nfa = new Nfa(encoding);
+export function compileRegex(node: RegexNode, encoding: Encoding, budget = new Budget()): TableAutomaton | undefined {
+  const nfa = new Nfa(encoding, budget);
   const start = nfa.add();
   const final = nfa.build(node, start);
   const { states } = nfa;
   const { classOf, firsts } = classesOf(states.flatMap((state) => state.bytes));
   const classes = firsts.length;
-  let steps = 0;
   const marks = new Int32Array(states.length);
   let mark = 0;
 
@@ -177,15 +177,16 @@ export function compileRegex(node: RegexNode, encoding: Encoding): TableAutomato
     let isFinal = false;
     const reached: number[] = [];
     const open: number[] = [];
+    let seen = 1;
     const push = (state: number): void => {
       if (marks[state] === mark) return;
       marks[state] = mark;
       open.push(state);
+      seen++;
     };
     for (const state of from) push(state);
     while (open.length > 0) {
       const state = open.pop()!;
-      steps++;
       const { bytes, free, atBegin, atEnd } = states[state];
       if (state === final) isFinal = true;
       if (bytes.length > 0 || atEnd.length > 0 || state === final) reached.push(state);
@@ -193,9 +194,7 @@ export function compileRegex(node: RegexNode, encoding: Encoding): TableAutomato
       if (begin) for (const to of atBegin) push(to);
       if (end) for (const to of atEnd) push(to);
     }
-    if (steps > LIMITS.dfaSteps) {
-      throw new ConstraintError(`${TOO_LARGE} ${LIMITS.dfaSteps} steps to be compiled; make it simpler`);
-    }
+    budget.spend(seen);
     return { states: reached.sort((a, b) => a - b), isFinal };
   };
 
@@ -224,7 +223,7 @@ export function compileRegex(node: RegexNode, encoding: Encoding): TableAutomato
     for (const state of sets[id]) {
       for (const { first, last, to } of states[state].bytes) {
         for (let c = classOf[first]; c <= classOf[last]; c++) targets[c].push(to);
-        steps += classOf[last] - classOf[first] + 1;
+        budget.spend(classOf[last] - classOf[first] + 1);
       }
     }
     for (let c = 0; c < classes; c++) table.push(targets[c].length === 0 ? -1 : intern(targets[c], false));

@@ -1,4 +1,5 @@
 import type { ByteAutomaton, TableAutomaton } from "../automaton.ts";
+import { Budget } from "../budget.ts";
 import { combine } from "../combine.ts";
 import { ConstraintError } from "../errors.ts";
 import { FORMATS, PATTERNS_OF_FORMATS } from "../formats.ts";
@@ -14,7 +15,7 @@ import { type Conjunction, canonical, type Plain, propertyOf } from "./plain.ts"
 
 /**
  * White space between the parts of JSON. `flexible`: after `{ [ ,` and before `} ]` nothing, a space, or a line end with an
- * indentation of at most 64 spaces or tabs; after `:` nothing or a space. `compact`: none at all.
+ * indentation of at most 32 spaces or tabs; after `:` nothing or a space. `compact`: none at all.
  */
 export type JsonWhitespace = "flexible" | "compact";
 
@@ -26,7 +27,7 @@ export interface JsonOptions {
 /** How one of a value's alternatives is read. */
 type Piece = { readonly automaton: ByteAutomaton } | { readonly rule: Rule };
 
-const GAP = parseRegex("(?: |\\n[ \\t]{0,64})?");
+const GAP = parseRegex("(?: |\\n[ \\t]{0,32})?");
 const SPACE = parseRegex(" ?");
 const NOTHING = literal("");
 
@@ -42,6 +43,7 @@ export function compileSchema(schema: unknown, options: JsonOptions = {}): { gra
 
 class Compiler {
   readonly #document: SchemaDocument;
+  readonly #budget = new Budget();
   readonly #grammar = new Grammar();
   readonly #gap: RegexNode;
   readonly #space: RegexNode;
@@ -53,7 +55,7 @@ class Compiler {
   #tableBytes = 0;
 
   constructor(schema: unknown, { whitespace = "flexible" }: JsonOptions) {
-    this.#document = new SchemaDocument(schema, (plain) => this.#isEmpty(plain, 0));
+    this.#document = new SchemaDocument(schema, { isEmpty: (plain) => this.#isEmpty(plain, 0), budget: this.#budget });
     this.#gap = whitespace === "flexible" ? GAP : NOTHING;
     this.#space = whitespace === "flexible" ? SPACE : NOTHING;
   }
@@ -146,7 +148,7 @@ class Compiler {
     return this.#automaton(`${space} behind ${text}`, () => textThen(text, after))!;
   }
   #closing(bracket: "}" | "]"): ByteAutomaton {
-    return this.#automaton(bracket, () => compileRegex(sequence(this.#gap, literal(bracket)), "utf8"))!;
+    return this.#automaton(bracket, () => compileRegex(sequence(this.#gap, literal(bracket)), "utf8", this.#budget))!;
   }
 
   #object(rule: Rule, plain: Plain): void {
@@ -211,9 +213,9 @@ class Compiler {
   #otherNames(mayBe: ByteAutomaton, names: readonly string[]): ByteAutomaton | undefined {
     if (names.length === 0) return mayBe;
     const others = oneOfTexts(names.map((name) => JSON.stringify(name)));
-    if (mayBe !== ANY_STRING) return combine(mayBe, others, "without");
+    if (mayBe !== ANY_STRING) return combine(mayBe, others, "without", this.#budget);
     const key = `not${JSON.stringify([...names].sort())}`;
-    return this.#automaton(key, () => combine(mayBe, others, "without"));
+    return this.#automaton(key, () => combine(mayBe, others, "without", this.#budget));
   }
 
   #array(rule: Rule, plain: Plain): void {
@@ -261,9 +263,9 @@ class Compiler {
       ];
       let found: ByteAutomaton | undefined = length;
       for (const node of nodes) {
-        const content = compileRegex(node, "json");
+        const content = compileRegex(node, "json", this.#budget);
         if (!content || !found) return undefined;
-        found = found === ANY_STRING ? quoted(content) : combine(quoted(content), found, "and");
+        found = found === ANY_STRING ? quoted(content) : combine(quoted(content), found, "and", this.#budget);
       }
       return found;
     });
@@ -273,7 +275,9 @@ class Compiler {
     const key = `number${JSON.stringify([type, min, max, multiples])}`;
     // All supported multiples are whole.
     const isWhole = type === "integer" || multiples.length > 0;
-    return this.#automaton(key, () => (isWhole ? integers(min, max, multiples) : numbers(min, max)));
+    return this.#automaton(key, () =>
+      isWhole ? integers(min, max, multiples, this.#budget) : numbers(min, max, this.#budget),
+    );
   }
 
   /** The values of an enum that meet the other keywords too. */

@@ -1,7 +1,11 @@
+import type { Budget } from "../budget.ts";
 import { ConstraintError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
 import { checkSize, type Keywords, readKeywords, type SchemaNode } from "./keywords.ts";
 import { ANYTHING, both, type Conjunction, type Plain, plainOf } from "./plain.ts";
+
+/** What a look at one schema, or one of its properties, counts. */
+const STEPS = 20;
 
 interface ReadNode {
   readonly id: number;
@@ -15,10 +19,12 @@ export class SchemaDocument {
   readonly root: SchemaNode;
   readonly #nodes = new Map<object, ReadNode>();
   readonly #paths = new Map<object, string>();
+  readonly #budget: Budget;
   /** Tells whether no value meets all of a schema's keywords. */
   readonly #isEmpty: (plain: Plain) => boolean;
 
-  constructor(schema: unknown, isEmpty: (plain: Plain) => boolean) {
+  constructor(schema: unknown, { isEmpty, budget }: { isEmpty: (plain: Plain) => boolean; budget: Budget }) {
+    this.#budget = budget;
     checkSize(schema);
     if (typeof schema !== "boolean" && (typeof schema !== "object" || schema === null || Array.isArray(schema))) {
       throw new ConstraintError("the schema must be an object, true or false");
@@ -62,6 +68,7 @@ export class SchemaDocument {
   #of(node: SchemaNode, within: readonly object[]): Plain[] {
     if (typeof node === "boolean") return node ? [ANYTHING] : [];
     if (within.includes(node)) return [];
+    this.#budget.spend(STEPS);
     if (within.length > LIMITS.schemaDepth) {
       throw new ConstraintError(
         `the schema's references and alternatives are more than ${LIMITS.schemaDepth} levels deep`,
@@ -89,6 +96,7 @@ export class SchemaDocument {
     const found: Plain[] = [];
     for (const x of a) {
       for (const y of b) {
+        this.#budget.spend(STEPS * (1 + x.properties.size + y.properties.size + (x.values?.length ?? 0)));
         const joined = x === ANYTHING ? y : y === ANYTHING ? x : both(x, y);
         if (joined) found.push(joined);
       }
@@ -111,6 +119,7 @@ export class SchemaDocument {
       for (let j = 0; j < i; j++) {
         for (const a of parts[i]) {
           for (const b of parts[j]) {
+            this.#budget.spend(STEPS * (1 + a.properties.size + b.properties.size));
             const joined = both(a, b);
             if (!joined || this.#isEmpty(joined)) continue;
             throw new ConstraintError(
