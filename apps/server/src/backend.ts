@@ -1,4 +1,4 @@
-import type { EngineFinishReason, EngineUsage } from "@tslm/qwen";
+import type { EngineFinishReason, EngineUsage, SamplingOptions } from "@tslm/qwen";
 
 /** A call of a tool in an assistant's message. */
 export interface MessageToolCall {
@@ -49,29 +49,12 @@ export type ConstraintSpec =
   | { readonly kind: "schema"; readonly schema: unknown }
   | { readonly kind: "regex"; readonly pattern: string };
 
-/** How tokens are chosen; what is left out is as the model's files say, or changes nothing. */
-export interface Sampling {
-  /** 0 is greedy. */
-  readonly temperature?: number;
-  readonly topP?: number;
-  /** 0 keeps all tokens. */
-  readonly topK?: number;
-  readonly minP?: number;
-  readonly typicalP?: number;
-  readonly repetitionPenalty?: number;
-  readonly presencePenalty?: number;
-  readonly frequencyPenalty?: number;
-  /** Added to the scores of tokens, by id. */
-  readonly logitBias?: Readonly<Record<number, number>>;
-  readonly seed?: number;
-}
-
 /** What is asked of a backend, checked and with all defaults filled in. */
 export interface AnswerRequest {
   readonly prompt: PromptInput;
   /** Name of the adapter; null is the base model. */
   readonly adapter: string | null;
-  readonly sampling: Sampling;
+  readonly sampling: SamplingOptions;
   readonly contextPolicy: ContextPolicy;
   /** Absent: as many as there is room for. */
   readonly maxTokens?: number;
@@ -147,7 +130,7 @@ export interface ModelInfo {
   readonly chatTemplate: string | undefined;
   readonly quantization: string | undefined;
   /** How the model's files say that tokens are to be chosen. */
-  readonly sampling: Sampling;
+  readonly sampling: SamplingOptions;
 }
 
 /** What a backend is doing now. */
