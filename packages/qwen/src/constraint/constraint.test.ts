@@ -81,9 +81,9 @@ describe("regular expressions", () => {
           if (drawn !== undefined) expect([pattern, drawn, own.test(drawn)]).toEqual([pattern, drawn, true]);
         },
       ),
-      { numRuns: 500 },
+      { numRuns: 300 },
     );
-    expect(positive).toBeGreaterThan(100);
+    expect(positive).toBeGreaterThan(60);
   });
 
   test.each(["[^你]*", "[^世é]*x?", ".{0,2}", "(?:[^a]|a$)*", "[^\\u2028]*", "\\p{L}*", "[^]*", "(?:..)*"])(
@@ -301,9 +301,9 @@ describe("schemas that cannot be followed", () => {
           if (!(error instanceof ConstraintError)) throw error;
         }
       }),
-      { numRuns: 3000 },
+      { numRuns: 1500 },
     );
-    expect(compiled).toBeGreaterThan(300);
+    expect(compiled).toBeGreaterThan(150);
   });
 });
 
@@ -344,6 +344,14 @@ describe("one answer's constraint", () => {
     expect(tokensOf(other.allowed())).toEqual([end]);
   });
 });
+
+/** Texts that can be read in many ways, and by what stands in them in others. */
+const ambiguous = {
+  anyOf: Array.from("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789,;.:+", (char) => ({
+    type: "string",
+    pattern: `^[^${char}]*$`,
+  })),
+};
 
 const REAL = process.env.QWEN_REAL_MODEL ?? join(homedir(), ".cache/qwen-real/hf");
 const isThere = existsSync(join(REAL, "tokenizer.json"));
@@ -397,6 +405,13 @@ test.skipIf(!isThere)(
     expect(tokenTries(qwen).plainMask(2)).toBe(tokenTries(qwen).plainMask(2));
   },
 );
+
+test.skipIf(!isThere)("a mask that would take minutes is an error instead", async () => {
+  const qwen = await loadTokenizer(REAL);
+  const constraint = jsonSchemaConstraint(ambiguous, qwen)();
+  constraint.accept(qwen.encode('"')[0]);
+  expect(() => constraint.allowed()).toThrow("can be read in too many ways");
+});
 
 let found: number[] | undefined;
 function byteTokens(tokenizer: { size: number; tokenBytes(id: number): Uint8Array }): number[] {

@@ -56,6 +56,7 @@ export class CompiledConstraint {
   next(state: number, token: number): number {
     const bytes = this.#tries.bytes(token);
     if (!bytes) return NONE;
+    this.#machine.beginWork();
     let at = state;
     for (const byte of bytes) {
       at = this.#machine.next(at, byte);
@@ -75,6 +76,7 @@ export class CompiledConstraint {
       this.#masks.set(state, known);
       return known;
     }
+    this.#machine.beginWork();
     const plain = this.#machine.plainCharacters(state);
     const mask = plain > 0 ? this.#tries.plainMask(plain).slice() : new Uint32Array(this.#tries.words);
     this.#walk(this.#tries.other, state, 0, mask);

@@ -32,6 +32,8 @@ export const LIMITS = {
   dfaStates: 10_000,
   /** Ways to read the text so far that are followed; more are left out, which only narrows what is allowed. */
   readings: 1024,
+  /** Readings that are followed byte by byte for one mask: half a second. */
+  maskSteps: 1_000_000,
   /** States of a constraint that are kept at once, and masks (19 KB each for 151,936 tokens). */
   keptStates: 10_000,
   keptMasks: 128,

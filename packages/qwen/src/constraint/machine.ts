@@ -1,5 +1,6 @@
 import { type ByteAutomaton, NONE } from "./automaton.ts";
 import { commonClasses } from "./combine.ts";
+import { ConstraintError } from "./errors.ts";
 import type { Grammar, GrammarState, Rule } from "./grammar.ts";
 import { LIMITS } from "./limits.ts";
 
@@ -41,6 +42,8 @@ export class Machine {
   readonly #ids = new Map<string, number>();
   readonly #frames = new Map<string, Frame>();
   readonly #readings = new Map<string, Reading>();
+  /** What the mask or token that is being worked on may still cost. */
+  #steps: number = LIMITS.maskSteps;
   /** Rises when all states were forgotten. */
   generation = 0;
 
@@ -69,9 +72,16 @@ export class Machine {
     const at = state * this.#classes + this.#classOf[byte];
     const known = this.#table[at];
     if (known !== UNKNOWN) return known;
+    const before = this.#snapshots[state].readings;
+    this.#steps -= before.length;
+    if (this.#steps < 0) {
+      throw new ConstraintError(
+        `the text can be read in too many ways here: a mask takes more than ${LIMITS.maskSteps} steps; make the alternatives differ earlier`,
+      );
+    }
     const readings = new Map<number, Reading>();
     let isComplete = false;
-    for (const { automaton, state: within, to, frame } of this.#snapshots[state].readings) {
+    for (const { automaton, state: within, to, frame } of before) {
       const next = automaton.next(within, byte);
       if (next === NONE) continue;
       if (!automaton.isLast(next)) this.#read(automaton, next, to, frame, readings);
@@ -80,6 +90,11 @@ export class Machine {
     const found = readings.size === 0 && !isComplete ? NONE : this.#intern(readings, isComplete);
     this.#table[at] = found;
     return found;
+  }
+
+  /** Begins the work on another mask or token. */
+  beginWork(): void {
+    this.#steps = LIMITS.maskSteps;
   }
 
   /** May the text end here? */
