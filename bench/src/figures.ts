@@ -5,7 +5,7 @@ import { readExamples } from "@tslm/data";
 import { applyLora, type Lora, promptFormat, type TrainingSequence, train, trainingSequences } from "@tslm/lora";
 import { nextTokens, passOf, type Quantization, Qwen } from "@tslm/qwen";
 import { createDevice, type Device, Generator, linear, noGrad, rand, scope } from "@tslm/tensor";
-import { measureLimits, measurePeak, measureWasmLoops, type WasmLoops } from "@tslm/tensor/measure";
+import { describeDevice, measureLimits, measurePeak, measureWasmLoops, type WasmLoops } from "@tslm/tensor/measure";
 import { gpuProducts } from "./gpu.ts";
 import { checkProduct, type Measured, seconds } from "./measured.ts";
 
@@ -216,6 +216,10 @@ export const FIGURES = {
   wasm_gflops: wasm,
   /** Products on the GPU, beside what it gives at most; asked for by name alone. */
   gpu_gflops: gpuProducts,
+  /** What computes: its name, and of a GPU adapter, backend, features and limits; asked for by name alone. */
+  async device({ device }) {
+    return { value: device.info.threads, ...(await describeDevice(device)) };
+  },
   /** Memory read in order by all cores. */
   async read_gbytes_per_s({ threads }) {
     return { value: (await measureLimits({ threads })).gbytes };
@@ -229,7 +233,7 @@ export const FIGURE_NAMES = Object.keys(FIGURES) as FigureName[];
 export function figuresOf(dir: string): FigureName[] {
   const gguf = ggufOf(dir);
   // A GPU that there is not, or one that is a program, takes minutes to say so.
-  const absent: FigureName[] = ["gpu_gflops"];
+  const absent: FigureName[] = ["gpu_gflops", "device"];
   if (gguf === undefined) absent.push("decode_gguf_tokens_per_s");
   if (gguf === dir) absent.push("decode_q8_tokens_per_s", "decode_q4_tokens_per_s");
   return FIGURE_NAMES.filter((name) => !absent.includes(name));

@@ -2,6 +2,7 @@
 export {
   type CpuLimits,
   type CpuPeak,
+  describeDevice,
   type GpuLimits,
   measureGpuLimits,
   measureLimits,

@@ -43,3 +43,20 @@ export async function measureGpuLimits(device: Device): Promise<GpuLimits> {
   if (!(device instanceof GpuDevice)) throw new DeviceError("measureGpuLimits", `${device.info.name} is not a GPU`);
   return limits.measureGpuLimits(device.context);
 }
+
+/** What a device says of itself, in words and numbers; of a GPU: who gives it, features, and limits. */
+export async function describeDevice(device: Device): Promise<Record<string, string | number>> {
+  const { name, isa, threads } = device.info;
+  const said = { device: name, isa, threads };
+  // No GPU is loaded to find out that a device is none.
+  if (name !== "gpu") return { ...said, types: device.dtypes.join(" ") };
+  const { GpuDevice } = await import("./gpu/index.ts");
+  if (!(device instanceof GpuDevice)) return said;
+  const { vendor, architecture, description, software, provider, features, limits } = device.adapter;
+  return {
+    ...said,
+    ...{ adapter: `${vendor} ${architecture} ${description}`, software: software ? "yes" : "no" },
+    ...{ backend: `WebGPU of ${provider}`, features: features.join(" "), types: device.dtypes.join(" ") },
+    ...limits,
+  };
+}
