@@ -83,6 +83,22 @@ describe("ask", () => {
     expect(different.tokens).not.toEqual(first.tokens);
   });
 
+  test("--json-schema: an answer that meets the schema; what is wrong with the file is told", async () => {
+    const schema = join(home.path, "schema.json");
+    await writeFile(
+      schema,
+      JSON.stringify({ type: "object", properties: { a: { type: "boolean" } }, required: ["a"] }),
+    );
+    const args = ["你好吗?", "--model", model, "--json-schema", schema, "--temperature", "1", "--seed", "3"];
+    const { text, finish_reason } = await ask(...args, "--presence-penalty", "0.5", "--typical-p", "0.9");
+    expect([typeof JSON.parse(text).a, finish_reason]).toEqual(["boolean", "stop"]);
+    await writeFile(schema, '{"not": {}}');
+    const refused = await command("ask", args);
+    expect([refused.status, refused.stderr]).toEqual([2, expect.stringContaining('has "not", which is not supported')]);
+    const missing = await command("ask", [...args.slice(0, 4), "none.json"]);
+    expect([missing.status, missing.stderr]).toEqual([2, expect.stringContaining("--json-schema none.json: ENOENT")]);
+  });
+
   test("--stop ends the answer before the text", async () => {
     const { text, finish_reason } = await ask("你好吗?", "--adapter", adapter, "--stop", "谢谢");
     expect(text).toBe("很好,");
