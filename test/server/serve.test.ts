@@ -43,7 +43,7 @@ afterEach(async () => {
 });
 
 async function serve(...args: string[]) {
-  const server = start("serve", ["--model", model, "--port", "0", "--json", ...args]);
+  const server = start("serve", ["--model", model, "--port", "0", "--json", "--cache-mb", "4", ...args]);
   running.push(server);
   await server.printed("\n", "stdout");
   const { url, ...told } = JSON.parse(server.stdout()) as { url: string; model: string; adapters: string[] };
