@@ -36,6 +36,10 @@ export interface AnswerContext {
   readonly limit: number;
 }
 
+/** Tokens that may be proposed before it counts how many were right, and then one in so many must be. */
+const TRIAL = 12;
+const LEAST_RIGHT = 4;
+
 /** One answer of a request on its way. */
 export class Answer extends Sequence {
   readonly sharesPrefix = true;
@@ -55,6 +59,8 @@ export class Answer extends Sequence {
   #new: { tokens: number[]; logprobs: ChosenLogprobs[]; text: string } = { tokens: [], logprobs: [], text: "" };
   #ending: [EngineFinishReason, (number | string)?] | undefined;
   #ended = false;
+  #proposed = 0;
+  #right = 0;
 
   constructor(submission: Submission, index: number, { pool, tokenizer, endTokens, limit }: AnswerContext) {
     const { request, adapter } = submission;
@@ -82,6 +88,16 @@ export class Answer extends Sequence {
   /** Tokens that may still come. */
   get left(): number {
     return this.#limit - (this.tokens.length - this.promptLength);
+  }
+
+  /** Were proposed tokens right often enough to go on proposing? Checking them is cheap, but not for nothing. */
+  get trustsProposals(): boolean {
+    return LEAST_RIGHT * this.#right >= this.#proposed - TRIAL;
+  }
+  /** So many tokens were proposed, and so many of them became part of the answer. */
+  judgeProposals(proposed: number, right: number): void {
+    this.#proposed += proposed;
+    this.#right += right;
   }
 
   admitted(now: number): void {

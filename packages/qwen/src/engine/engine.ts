@@ -266,7 +266,7 @@ export class Engine implements GenerationEngine {
   /** While a step has few rows, some more cost next to nothing: the weights are read once for all. */
   #propose(answer: Answer, answering: number): readonly number[] {
     const most = Math.min(this.#proposedTokens, Math.floor(SPARE_ROWS / answering), answer.left - 1);
-    return most > 0 ? proposeTokens(answer.tokens, most) : [];
+    return most > 0 && answer.trustsProposals ? proposeTokens(answer.tokens, most) : [];
   }
 
   async #step(prompts: readonly Part[], answers: readonly Part[]): Promise<void> {
@@ -302,8 +302,9 @@ export class Engine implements GenerationEngine {
       if (!logits) return;
       const before = choosing.map(({ answer }) => answer.tokens.length);
       await chooseAll(choosing, logits);
-      choosing.forEach(({ answer }, i) => {
+      choosing.forEach(({ answer, proposed }, i) => {
         const made = answer.tokens.length - before[i];
+        if (proposed.length > 0) answer.judgeProposals(proposed.length, made - 1);
         this.#counts.generatedTokens += made;
         // Proposed tokens that became part of the answer are computed; the last one chosen is not.
         if (made > 1) this.#scheduler.advance(answer, answer.computed + made - 1);
