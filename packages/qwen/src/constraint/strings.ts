@@ -79,12 +79,6 @@ export function quoted({ classOf, classes, table, accepting, states, start }: Ta
   return new TableAutomaton({ classOf: wider, classes: width, table: out, accepting: ends });
 }
 
-/** JSON strings whose content is matched as a whole. */
-export function stringMatching(node: RegexNode): TableAutomaton | undefined {
-  const content = compileRegex(node, "json");
-  return content && quoted(content);
-}
-
 /**
  * Any of these texts, at least one.
  *

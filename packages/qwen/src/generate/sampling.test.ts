@@ -58,6 +58,8 @@ describe("by hand", () => {
 
   test("scores that are no numbers are an error", () => {
     expect(() => candidates(Float32Array.of(Number.NaN, Number.NaN), {})).toThrow("the model's scores are not finite");
+    const none = Float32Array.of(Number.NEGATIVE_INFINITY, Number.NEGATIVE_INFINITY);
+    expect(() => candidates(none, {})).toThrow("no token may come next");
   });
 });
 

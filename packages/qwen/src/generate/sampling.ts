@@ -80,6 +80,7 @@ export function candidates(logits: Float32Array, options: SamplingOptions): Cand
 function narrow(logits: Float32Array, options: SamplingOptions): Narrowing {
   const { temperature = 1, topK = 0, topP = 1, minP = 0, typicalP = 1 } = options;
   const most = logits[argmax(logits)];
+  if (most === Number.NEGATIVE_INFINITY) throw new RangeError("no token may come next: all scores are −∞");
   if (!Number.isFinite(most)) {
     throw new RangeError("the model's scores are not finite; its weights or adapter are broken, or training diverged");
   }
