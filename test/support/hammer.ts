@@ -51,8 +51,8 @@ const MALFORMED = [
 const KINDS = ["chat", "chat stream", "openai", "openai stream", "ollama", "embeddings", "tokenize", "slow"] as const;
 
 /**
- * Requests of all kinds at once: a fifth is given up on the way, a tenth is no request at all, some read byte by byte. Each answer
- * bears a number of its request (the prompt is asked back in tokens), so that a lost, doubled or foreign one would show.
+ * Requests of all kinds at once: a fifth is given up on the way, a tenth is no request at all, some read byte by byte. An
+ * answer counts when it ends once and its usage is that of its own prompt and limit, which differ from request to request.
  */
 export async function hammer(options: HammerOptions): Promise<Hammered> {
   const { url, requests, clients, seed = 1 } = options;

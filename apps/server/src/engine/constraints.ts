@@ -10,7 +10,7 @@ import type { ConstraintSpec } from "../backend.ts";
 import { ApiError } from "../errors.ts";
 
 /** Constraints that are kept: applications ask with the same few schemas again and again. */
-const KEPT = 64;
+const KEPT = 16;
 
 /** Makes constraints for a model's tokens. @throws ApiError "invalid_request" for what cannot be followed */
 export function constraintMaker({
