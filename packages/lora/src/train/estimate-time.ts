@@ -10,8 +10,8 @@ import { nextTurn } from "./turn.ts";
 const MEASURED_ROWS = 512;
 /** Passes whose operations differ by less than this factor take times in proportion to them. */
 const ALIKE = 1.3;
-/** A pass is measured until it has run for so many seconds, and twice at most. */
-const MEASURED_SECONDS = 0.3;
+/** A pass is measured twice, and up to four times within so many seconds: the median counts, as others may disturb one. */
+const MEASURED_SECONDS = 1;
 
 /** A pass of a run: its sequences, and its operations forward and backward. */
 interface Pass {
@@ -83,6 +83,12 @@ export function passesToMeasure<P extends { flops: number }>(passes: readonly P[
   return [smallest, ...between.slice(between.length >> 1, (between.length >> 1) + 1), largest];
 }
 
+function median(numbers: readonly number[]): number {
+  const sorted = numbers.toSorted((a, b) => a - b);
+  const half = sorted.length / 2;
+  return (sorted[Math.ceil(half) - 1] + sorted[Math.floor(half)]) / 2;
+}
+
 function sum<T>(items: readonly T[], of: (item: T) => number): number {
   return items.reduce((total, item) => total + of(item), 0);
 }
@@ -133,8 +139,10 @@ async function measure(run: PlannedRun, passes: readonly Pass[], recomputed: boo
     const times: number[] = [];
     // Not alone for its time: with other rows, kernels for their remainders are made.
     if (sequences !== largest.sequences) await timePass(run, sequences);
-    while (times.length < 2 && sum(times, Number) < MEASURED_SECONDS) times.push(await timePass(run, sequences));
-    measured.push({ flops, seconds: sum(times, Number) / times.length });
+    while (times.length < 2 || (times.length < 4 && sum(times, Number) < MEASURED_SECONDS)) {
+      times.push(await timePass(run, sequences));
+    }
+    measured.push({ flops, seconds: median(times) });
   }
   const { step, once } = await timeOptimizer(run, firstRows(chosen[0].sequences, 16));
   const growth = Math.max(...passes.map(({ flops }) => flops)) / largest.flops - 1;
