@@ -1,97 +1,103 @@
 #!/usr/bin/env bun
 /**
- * How fast the engine answers many at once, without HTTP: tokens a second in all, milliseconds until the first token and
- * between tokens, and what a prompt costs that was read before.
+ * Many answers at once, without HTTP: tokens a second in all (reading the prompts included), milliseconds until the first
+ * token and between tokens, for the engine with each kind of weights and for llama.cpp, in turn, each in a process of its own.
  *
- *   bun bench/src/streams.ts --model path/to/model [--streams 1,4,16,64] [--tokens 48] [--quantize q8]
+ *   bun bench/src/streams.ts --model DIR [--gguf FILE] [--streams 1,4,16,64] [--tokens 64]
+ *                            [--contenders bf16,q8,q4,gguf,llama.cpp] [--llama DIR] [--json]
+ *
+ * --llama: the folder where `npm install node-llama-cpp` was run; else $QWEN_PEERS. llama.cpp and `gguf` take the same file.
  */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { Engine, type EngineUsage, type Quantization, Qwen } from "@tslm/qwen";
-import { createDevice, setDefaultDevice } from "@tslm/tensor";
+import { z } from "zod";
+import { promptOf, sameBeginning, summary } from "./streams-work.ts";
 
 const { values: flags } = parseArgs({
   options: {
     model: { type: "string" },
+    gguf: { type: "string" },
+    llama: { type: "string", default: process.env.QWEN_PEERS },
     streams: { type: "string", default: "1,4,16,64" },
     /** Tokens of each answer. */
-    tokens: { type: "string", default: "48" },
-    quantize: { type: "string" },
+    tokens: { type: "string", default: "64" },
+    contenders: { type: "string", default: "bf16,q8,q4,gguf,llama.cpp" },
     json: { type: "boolean", default: false },
   },
 });
-if (!flags.model) throw new Error("--model wants a model's folder or a GGUF file");
-const device = await createDevice("cpu");
-setDefaultDevice(device);
-const qwen = await Qwen.load(flags.model, { quantize: flags.quantize as Quantization | undefined });
-const { tokenizer } = qwen;
+if (!flags.model) throw new Error("--model wants a model's folder");
+const tokens = Number(flags.tokens);
 
-/** Another question for each stream, about 40 tokens with the template. */
-const promptOf = (stream: number): number[] =>
-  tokenizer.encode(
-    tokenizer.renderChat([
-      { role: "user", content: `Question ${stream}: what is the number ${stream * 17 + 3} known for?` },
-    ]),
-  );
-
-interface Watched {
+/** What a child prints. */
+const outcome = z.object({
+  /** Tokens of the prompts, and of each answer. */
+  promptTokens: z.number(),
+  answers: z.array(z.array(z.number())),
+  seconds: z.number(),
   /** Milliseconds. */
-  readonly first: number;
-  readonly between: readonly number[];
-  readonly usage: EngineUsage;
-}
-
-async function watch(engine: Engine, tokens: readonly number[], maxNewTokens: number): Promise<Watched> {
-  const started = performance.now();
-  let last = started;
-  let first = 0;
-  const between: number[] = [];
-  for await (const event of engine.generate({ tokens, maxNewTokens, ignoreEnd: true })) {
-    if (event.usage) return { first, between, usage: event.usage };
-    const now = performance.now();
-    if (first === 0) first = now - started;
-    else between.push(now - last);
-    last = now;
-  }
-  throw new Error("an answer ended without an end");
-}
-
-/** The value that the share `p` of all are at most. */
-const percentile = (values: readonly number[], p: number): number =>
-  values.toSorted((a, b) => a - b)[Math.max(0, Math.ceil(p * values.length) - 1)] ?? Number.NaN;
-const rounded = (value: number): number => Number(value.toPrecision(4));
-
-const figures: Record<string, unknown>[] = [];
-for (const streams of flags.streams.split(",").map(Number)) {
-  // Cold for every number of streams: no prompt was read before.
-  await using engine = new Engine(qwen.model, tokenizer, { proposedTokens: 0 });
-  await watch(engine, promptOf(1000), 2);
-  const started = performance.now();
-  const count = Number(flags.tokens);
-  const watched = await Promise.all(Array.from({ length: streams }, (_, i) => watch(engine, promptOf(i), count)));
-  const seconds = (performance.now() - started) / 1000;
-  const between = watched.flatMap((each) => each.between);
-  const first = watched.map((each) => each.first);
-  figures.push({
-    streams,
-    tokens_per_s: rounded((streams * count) / seconds),
-    first_token_ms: { p50: rounded(percentile(first, 0.5)), p99: rounded(percentile(first, 0.99)) },
-    between_tokens_ms: { p50: rounded(percentile(between, 0.5)), p99: rounded(percentile(between, 0.99)) },
-  });
-}
-
-await using engine = new Engine(qwen.model, tokenizer);
-const long = tokenizer.encode("The quick brown fox jumps over the lazy dog. ".repeat(60)).slice(0, 400);
-await watch(engine, promptOf(1000), 2);
-const fresh = await watch(engine, long, 1);
-const again = await watch(engine, long, 1);
-figures.push({
-  prompt_tokens: long.length,
-  first_token_ms: rounded(fresh.first),
-  repeated_first_token_ms: rounded(again.first),
-  reused_tokens: again.usage.cachedTokens,
+  first: z.array(z.number()),
+  between: z.array(z.number()),
+  /** The first token of a prompt of 400 tokens, new and known, milliseconds. */
+  repeated: z.object({ tokens: z.number(), reused: z.number(), fresh: z.number(), again: z.number() }).optional(),
 });
-for (const figure of figures) console.log(flags.json ? JSON.stringify(figure) : figure);
-qwen.dispose();
-await engine.dispose();
-await device.dispose();
-process.exit(0);
+type Outcome = z.output<typeof outcome>;
+
+/** The command of a contender, or why there is none. */
+function commandOf(contender: string, order: object): string[] | string {
+  const script = (name: string): string => Bun.fileURLToPath(new URL(name, import.meta.url));
+  const engine = (more: object): string[] => {
+    return [process.execPath, script("./streams-engine.ts"), JSON.stringify({ ...order, ...more })];
+  };
+  if (contender === "bf16") return engine({ model: flags.model });
+  if (contender === "q8" || contender === "q4") return engine({ model: flags.model, quantize: contender });
+  if (!flags.gguf) return "it needs --gguf FILE";
+  if (contender === "gguf") return engine({ model: flags.gguf });
+  if (contender !== "llama.cpp") throw new Error(`--contenders: of bf16, q8, q4, gguf, llama.cpp, not "${contender}"`);
+  const node = Bun.which("node");
+  if (!node) return "it needs Node";
+  if (!flags.llama || !existsSync(join(flags.llama, "node_modules", "node-llama-cpp")))
+    return "node-llama-cpp is not here; run `npm install node-llama-cpp` in a folder and give that with --llama";
+  return [node, script("./streams-llama.mjs"), JSON.stringify({ ...order, peers: flags.llama, model: flags.gguf })];
+}
+
+async function run(command: string[], name: string): Promise<Outcome> {
+  const child = Bun.spawn(command, { stdout: "pipe", stderr: "inherit" });
+  const printed = await new Response(child.stdout).text();
+  if ((await child.exited) !== 0) throw new Error(`${name} could not be measured`);
+  return outcome.parse(JSON.parse(printed.trim().split("\n").at(-1)!));
+}
+
+for (const streams of flags.streams.split(",").map(Number)) {
+  const order = { prompts: Array.from({ length: streams }, (_, i) => promptOf(i)), tokens };
+  const outcomes = new Map<string, Outcome>();
+  for (const contender of flags.contenders.split(",")) {
+    const command = commandOf(contender, order);
+    if (typeof command === "string") {
+      console.error(`${contender} skipped: ${command}`);
+      continue;
+    }
+    const measured = await run(command, `${contender} with ${streams} streams`);
+    outcomes.set(contender, measured);
+    const rate = (streams * tokens) / measured.seconds;
+    const peer = outcomes.get("gguf");
+    const { repeated } = measured;
+    const row = {
+      ...{ contender, streams, prompt_tokens: measured.promptTokens, tokens_per_s: rounded(rate) },
+      ...{ first_token_ms: summary(measured.first), between_tokens_ms: summary(measured.between) },
+      ...(repeated && {
+        repeated_prompt: {
+          ...{ tokens: repeated.tokens, reused: repeated.reused },
+          ...{ first_token_ms: rounded(repeated.fresh), again_ms: rounded(repeated.again) },
+        },
+      }),
+      // The same weights: what both go on with is the same until rounding decides otherwise.
+      ...(contender === "llama.cpp" && peer && { same_as_gguf: sameBeginning(peer.answers, measured.answers) }),
+    };
+    console.log(flags.json ? JSON.stringify(row) : row);
+  }
+}
+
+function rounded(value: number): number {
+  return Number(value.toPrecision(4));
+}
