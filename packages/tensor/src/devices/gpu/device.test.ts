@@ -8,6 +8,7 @@ import {
   DeviceLostError,
   Generator,
   Linear,
+  linearCrossEntropy,
   memory,
   mseLoss,
   reference,
@@ -189,6 +190,26 @@ describe.skipIf(missing !== undefined)("the gpu device", () => {
     expect(await train(900)).toBeLessThan(0.05);
     expect(held()).toEqual(before);
     expect(counts.reads - reads).toBe(900);
+  });
+
+  test("cross-entropy over more classes than a block holds: the maximum may grow in any of them", async () => {
+    const [rows, size, classes] = [3, 8, 20_000];
+    const on = async (device: Device): Promise<number[]> => {
+      const hidden = Tensor.from(
+        Float32Array.from({ length: rows * size }, (_, i) => Math.sin(i)),
+        [rows, size],
+        { device },
+      );
+      const rising = Float32Array.from({ length: classes * size }, (_, i) => Math.sin(i * i) + i / (classes * size));
+      const weight = Tensor.from(rising, [classes, size], { device });
+      for (const leaf of [hidden, weight]) leaf.requiresGrad = true;
+      const targets = Tensor.from([7, 19_999, 12_345], [rows], { dtype: "i32", device });
+      const loss = linearCrossEntropy(hidden, weight, targets, Tensor.from([1, 0.5, 2], [rows], { device }));
+      loss.backward();
+      return [...(await list(loss)), ...(await list(hidden.grad!)), ...(await list(weight.grad!))];
+    };
+    const [got, want] = [await on(gpu), await on(reference)];
+    expect(Math.max(...want.map((x, i) => Math.abs(x - got[i]) / (1 + Math.abs(x))))).toBeLessThan(1e-5);
   });
 
   test("in place and beside: the same buffer is read and written", async () => {
