@@ -61,12 +61,12 @@ export function nextJob({ results, running, rungCount, factor, trials, jobsLeft 
     return waiting.sort(compareResults).map(({ trial, rung }) => ({ trial, rung: rung + 1 }));
   }
 
-  /** The best one's next rung, once the budget has no room for more than its way up. */
+  /** The next rung of the best of those that can still reach the top, once the budget has no room for more than its way up. */
   function finish(): Job | undefined {
     if (results.some(({ rung }) => rung === rungCount - 1) || running.some(({ rung }) => rung === rungCount - 1)) {
       return undefined;
     }
-    const [best] = promotable();
+    const best = promotable().find(({ rung }) => rungCount - rung <= jobsLeft);
     if (best === undefined || jobsLeft > rungCount - best.rung) return undefined;
     return running.some(({ rung }) => rung >= best.rung) ? undefined : best;
   }

@@ -178,7 +178,8 @@ describe("a search", () => {
           expect(new Set(keys).size).toBe(keys.length);
           for (const { trial, rung } of results) if (rung > 0) expect(keys).toContain(`${trial}/${rung - 1}`);
           const top = rungs({ min: 1, max: 9 }, factor).length - 1;
-          if (slots === 1 && runs > top + 1 && bestOf(results))
+          // One that works must be there while enough runs are left for its way up.
+          if (slots === 1 && runs > top && bestOf(results.slice(0, runs - top)))
             expect(results.some(({ rung }) => rung === top)).toBe(true);
         },
       ),
