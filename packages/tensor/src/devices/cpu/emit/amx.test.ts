@@ -1,7 +1,9 @@
 /** Products on AMX tiles, on this processor where it has them and on an emulated one, against plain loops and the model. */
 import { expect, test } from "bun:test";
+import { toBf16 as roundBf16 } from "../../../dtype.ts";
 import { amx, type Machine } from "../kernels/testing.ts";
 import { multiplyOnTiles, rowsAlone, specialNumbers, tileProducts, tileWorkspace } from "../kernels/tile-products.ts";
+import { defineKernel } from "../lang/kernel.ts";
 import { AMX } from "../lang/target.ts";
 import { multiplyTilesKernel, TILE_SUMS_BYTES } from "../limits.ts";
 import { haveTiles } from "./bochs.ts";
@@ -13,6 +15,34 @@ if (!amx) console.warn("SKIPPED: this processor has no AMX, so products on tiles
 
 test.skipIf(!amx)("products on tiles, to the bit as the model of tiles has them", () => {
   for (const check of products(amx!)) check();
+});
+
+const narrowKernel = defineKernel("narrow", { x: "i32*", out: "u16*" }, (k, { x, out }) => {
+  const [low, high] = [x.loadInt().float(), x.at(k.lanes).loadInt().float()];
+  out.as("i32").store(low.narrow(high));
+  out.at(2 * k.lanes).store(high.narrow());
+});
+
+/** Ties, the border of subnormal numbers, overflow, infinities and NaN among random bits; both forms of the instruction. */
+test.skipIf(!amx)("numbers become bf16 as the model says and as PyTorch's do, but for subnormal ones", () => {
+  const words = [0x3f808000, 0x3f818000, 0x3f807fff, 0x007fffff, 0x00800000, 0x80000001, 0x7f7fffff, 0x7f800000];
+  words.push(0xff800000, 0x7f800001, 0xffc12345, 0, 0x80000000);
+  let seed = 1;
+  while (words.length < 32) words.push((seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0));
+  const results = [amx!, new ModelledMachine(AMX)].map((machine) => {
+    const [x, out] = [machine.allocate(128), machine.allocate(96)];
+    x.i32.set(words);
+    machine.compile(narrowKernel)({ x: x.address, out: out.address });
+    return [...out.u16];
+  });
+  const rounded = words.map((word) => {
+    const isSubnormal = (word & 0x7f800000) === 0;
+    return isSubnormal ? (word >>> 16) & 0x8000 : roundBf16(new Float32Array(Uint32Array.of(word).buffer)[0]);
+  });
+  const isNotANumber = (half: number) => (half & 0x7fff) > 0x7f80;
+  const plain = (halves: number[]) => halves.map((half) => (isNotANumber(half) ? "NaN" : half));
+  expect(results[0]).toEqual(results[1]);
+  expect(plain(results[0])).toEqual(plain([...rounded, ...rounded.slice(16)]));
 });
 
 /** All in one boot. */
