@@ -131,6 +131,12 @@ describe("successive halving", () => {
       rung: 1,
     });
   });
+  test("the last jobs of a budget go to what can still reach the top, not to what is better but too far below", () => {
+    const results = [0, 1].map((rung) => result({ trial: 0, rung, loss: 2 })).concat(result({ trial: 1, loss: 1 }));
+    const state = { results, running: [], rungCount: 3, factor: 3, trials: 99 };
+    expect(nextJob({ ...state, jobsLeft: 1 })).toEqual({ trial: 0, rung: 2 });
+    expect(nextJob({ ...state, jobsLeft: 2 })).toEqual({ trial: 1, rung: 1 });
+  });
   test("what failed or broke never goes up", () => {
     const results = [result({ trial: 0, status: "failed" }), result({ trial: 1, verdict: "collapse", loss: 0 })];
     expect(nextJob({ results, running: [], rungCount: 2, factor: 2, trials: 2, jobsLeft: 9 })).toBeUndefined();
