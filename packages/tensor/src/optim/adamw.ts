@@ -13,8 +13,8 @@ export interface AdamWOptions extends OptimizerOptions {
   weightDecay?: number;
 }
 
-/** Adam with decoupled weight decay (Loshchilov & Hutter, 2019), with PyTorch's defaults but for the decay, 0 here. */
-export class AdamW extends Optimizer {
+/** What {@link Adam} and {@link AdamW} have in common: a mean of each gradient, and one of its square. */
+export abstract class AdaptiveMoments extends Optimizer {
   readonly betas: readonly [number, number];
   readonly eps: number;
   readonly weightDecay: number;
@@ -23,10 +23,11 @@ export class AdamW extends Optimizer {
   readonly v: readonly Tensor[];
 
   constructor(
+    name: string,
     params: readonly Tensor[],
-    { lr = 1e-3, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, rateFactors }: AdamWOptions = {},
+    { lr = 1e-3, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, rateFactors }: AdamWOptions,
   ) {
-    super("AdamW", params, lr, rateFactors);
+    super(name, params, lr, rateFactors);
     this.betas = betas;
     this.eps = eps;
     this.weightDecay = weightDecay;
@@ -36,11 +37,29 @@ export class AdamW extends Optimizer {
   get slots(): Readonly<Record<string, readonly Tensor[]>> {
     return { m: this.m, v: this.v };
   }
-  protected move(param: Tensor, grad: Tensor, index: number, lr: number, gradScale: Tensor | undefined): void {
+  /** One step of one parameter, `weightDecay` of it taken off apart from the gradient. */
+  protected update(
+    param: Tensor,
+    grad: Tensor,
+    index: number,
+    lr: number,
+    gradScale: Tensor | undefined,
+    weightDecay: number,
+  ): void {
     param.device.adamW({
       ...{ param, grad, m: this.m[index], v: this.v[index], lr, gradScale },
       ...{ beta1: this.betas[0], beta2: this.betas[1], eps: this.eps },
-      ...{ weightDecay: this.weightDecay, step: this.steps },
+      ...{ weightDecay, step: this.steps },
     });
+  }
+}
+
+/** Adam with decoupled weight decay (Loshchilov & Hutter, 2019), with PyTorch's defaults but for the decay, 0 here. */
+export class AdamW extends AdaptiveMoments {
+  constructor(params: readonly Tensor[], options: AdamWOptions = {}) {
+    super("AdamW", params, options);
+  }
+  protected move(param: Tensor, grad: Tensor, index: number, lr: number, gradScale: Tensor | undefined): void {
+    this.update(param, grad, index, lr, gradScale, this.weightDecay);
   }
 }
