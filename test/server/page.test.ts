@@ -224,6 +224,17 @@ describe.skipIf(!isThere)("the page in a browser", () => {
     problems.splice(0); // the browser itself reports the refused connection
   });
 
+  test("an answer that ends without its end is told to be cut, not shown as whole", async () => {
+    await open();
+    const body = 'data: {"delta": "half an answer"}\r\n\r\n: alive\n\ndata: {"delta": " more"}\n\n';
+    await page.route("**/chat", (route) => route.fulfill({ contentType: "text/event-stream", body }));
+    await page.getByRole("textbox").fill("x");
+    await page.getByRole("textbox").press("Enter");
+    await page.getByText("broke off").waitFor();
+    await page.getByText("half an answer more").waitFor();
+    await page.unroute("**/chat");
+  });
+
   test("Markdown becomes elements, tags stay text, links lead to the web only, code can be copied", async () => {
     await open();
     typist.answerText = MARKDOWN;

@@ -1,3 +1,4 @@
+import { EventSourceParserStream } from "eventsource-parser/stream";
 import { key, type Settings } from "./store.ts";
 
 export interface ChatMessage {
@@ -57,18 +58,21 @@ export async function* chat(
     if (event.error) throw new Error(event.error.message);
     yield event;
   }
+  // Every answer ends with that mark; without it the server or a proxy has died on the way.
+  throw new CutError();
 }
 
-async function* serverSentEvents(body: ReadableStream<Uint8Array>): AsyncGenerator<string> {
-  const reader = body.getReader();
-  const decoder = new TextDecoder();
-  let text = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    text += decoder.decode(value, { stream: true });
-    const blocks = text.split("\n\n");
-    text = blocks.pop()!;
-    for (const block of blocks) if (block.startsWith("data: ")) yield block.slice(6);
+/** The answer ended before its end was told. */
+export class CutError extends Error {
+  override readonly name = "CutError";
+}
+
+/** The data of each event; what is no event, such as a sign of life, is passed over. */
+export async function* serverSentEvents(body: ReadableStream<Uint8Array<ArrayBuffer>>): AsyncGenerator<string> {
+  const reader = body.pipeThrough(new TextDecoderStream()).pipeThrough(new EventSourceParserStream()).getReader();
+  try {
+    for (let read = await reader.read(); !read.done; read = await reader.read()) yield read.value.data;
+  } finally {
+    await reader.cancel().catch(() => {});
   }
 }

@@ -1,4 +1,4 @@
-import { chat as askServer, type ChatMessage, health } from "./api.ts";
+import { chat as askServer, type ChatMessage, CutError, health } from "./api.ts";
 import { find, iconButton, make } from "./dom.ts";
 import { MarkdownView } from "./markdown.ts";
 import { type Answer, type Chat, DEFAULTS, kept, type Settings, type Turn } from "./store.ts";
@@ -363,7 +363,8 @@ async function receive(
     if (answer.state === "busy") answer.state = "done";
   } catch (error) {
     answer.state = how.signal.aborted ? "stopped" : "error";
-    answer.error = error instanceof TypeError ? texts().offline : (error as Error).message;
+    if (error instanceof CutError) answer.error = texts().cut;
+    else answer.error = error instanceof TypeError ? texts().offline : (error as Error).message;
   }
   views.get(answer)?.show();
 }
