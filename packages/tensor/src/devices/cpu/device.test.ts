@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, spyOn, test } from "bun:test";
 import { constant, sigmoid } from "../../expr/expr.ts";
 import { IDENTITY, Program } from "../../expr/program.ts";
 import { Storage } from "../../memory.ts";
@@ -195,4 +195,29 @@ describe.each(devices.map((device) => [device.info.isa, device] as const))("cpu 
     for (let i = 0; i < 1000; i++) round(1 + (i % 64));
     expect(process.memoryUsage().rss - before).toBeLessThan(30e6);
   });
+});
+
+test("waiting for results gives others their turn, in browsers without a timer, which they would keep back", async () => {
+  const device = new CpuDevice({ threads: 1, isa: "wasm" });
+  const { setImmediate } = globalThis;
+  const timers = spyOn(globalThis, "setTimeout");
+  try {
+    globalThis.setImmediate = undefined as never;
+    let turns = 0;
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => turns++;
+    for (let i = 1; i <= 3; i++) {
+      port2.postMessage(i);
+      const started = performance.now();
+      while (performance.now() - started < 9) {}
+      await device.synchronize();
+      expect(turns).toBe(i);
+    }
+    port1.close();
+    expect(timers).not.toHaveBeenCalled();
+  } finally {
+    globalThis.setImmediate = setImmediate;
+    timers.mockRestore();
+    await device.dispose();
+  }
 });
