@@ -166,6 +166,11 @@ export interface Device {
   readonly dtypes: readonly DType[];
   /** Attention takes `keyRows`; elsewhere keys and values are gathered first. */
   readonly readsKeyRows?: boolean;
+  /**
+   * Attention takes keys and values in blocks of `q8_0`, forward, and `gatherRows` and `scatterRows` move rows of blocks as
+   * they lie. Its result is the one for the numbers that the blocks decode to.
+   */
+  readonly readsBlockKeys?: boolean;
 
   /** Memory of `byteLength` bytes, content undefined. @throws DeviceError when there is none left. */
   allocate(byteLength: number): unknown;
@@ -254,7 +259,8 @@ export interface Device {
   rope(x: View, positions: View, frequencies: View, inverse: boolean, out: View): void;
   /**
    * Causal attention inside each segment with grouped queries: q and out [queries, heads, size], k and v
-   * [keys, kvHeads, size] (f32; strides free but for the last), heads a multiple of kvHeads.
+   * [keys, kvHeads, size] (f32, or both `q8_0` where the device {@link readsBlockKeys}; strides free but for the last),
+   * heads a multiple of kvHeads.
    * `lse` f32 [heads, queries] receives the log-sum-exp of the scaled scores, when given.
    */
   attention(q: View, k: View, v: View, options: AttentionOptions, out: View, lse: View | undefined): void;

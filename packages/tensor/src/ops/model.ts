@@ -1,5 +1,6 @@
 import { full } from "../creation.ts";
 import type { AttentionOptions, Device, RandomKey, Segment } from "../devices/device.ts";
+import { isBlocks } from "../dtype.ts";
 import { DTypeError, GradientError, ShapeError, TensorError } from "../errors.ts";
 import { sameShape, show, sizeOf } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
@@ -123,9 +124,11 @@ export const modelOps = {
 
   attention: defineOp<AttentionArgs>({
     name: "attention",
+    blocks: [1, 2],
     infer([q, k, v], { segments, keyRows }) {
       checkFloat("attention", q);
-      if (k.dtype !== q.dtype || v.dtype !== q.dtype)
+      const asBlocks = k.dtype === "q8_0" && v.dtype === "q8_0" && q.device.readsBlockKeys;
+      if (!asBlocks && (k.dtype !== q.dtype || v.dtype !== q.dtype))
         throw new DTypeError("attention", `q, k and v must be of one type, not ${q.dtype}, ${k.dtype} and ${v.dtype}`);
       const fits =
         q.rank === 3 &&
@@ -150,6 +153,9 @@ export const modelOps = {
       const options: AttentionOptions = { segments, scale, keyRows, rows: rowsKind() };
       if (keyRows && context.recorded) {
         throw new GradientError("attention", "no gradient flows to keys by keyRows; use them inside noGrad()");
+      }
+      if (isBlocks(k.dtype) && context.recorded) {
+        throw new GradientError("attention", `no gradient flows to ${k.dtype} keys; use them inside noGrad()`);
       }
       if (keyRows && !context.device.readsKeyRows) {
         const [keys, values] = [k, v].map((t) => embedding(t, keyRows));
@@ -270,6 +276,7 @@ export function swiglu(gate: Tensor, up: Tensor): Tensor {
  * Causal attention inside each segment, queries grouped over fewer key/value heads. Shapes: q [queries, heads, size],
  * k and v [keys, kvHeads, size]; scale is 1/√size unless given. Segments must cover every query once.
  *
+ * @param k f32 as q, or `q8_0` as v, for devices that take it and without a gradient
  * @param keyRows i32 [n]: segments count their keys here, key j being row keyRows[j] of k and v. Trusted as indices are
  */
 export function attention(

@@ -46,10 +46,11 @@ export const shapeOps = {
     name: "reshape",
     blocks: [0],
     infer([x], shape) {
-      if (isBlocks(x.dtype) && (shape.at(-1) !== x.shape.at(-1) || !viewStrides(x.shape, x.strides, shape))) {
+      const isWhole = !isBlocks(x.dtype) || (shape.at(-1) ?? 1) % BLOCKS[x.dtype].elements === 0;
+      if (!isWhole || (isBlocks(x.dtype) && !viewStrides(x.shape, x.strides, shape))) {
         throw new ShapeError(
           "reshape",
-          `${x.dtype} blocks of ${show(x.shape)} keep their last dimension, not ${show(shape)}`,
+          `${x.dtype} blocks of ${show(x.shape)} are not cut or moved into ${show(shape)}`,
         );
       }
       return sameType(x, shape);

@@ -1,5 +1,6 @@
 import { BYTES, type DType, fromBf16, type TypedArray, toBf16, typedArray } from "../../dtype.ts";
 import { Storage } from "../../memory.ts";
+import { encodeBlocks } from "../../quantized/encode.ts";
 import { contiguousStrides, type Shape, sizeOf } from "../../shape.ts";
 import type { Device, View } from "../device.ts";
 import { eachRow } from "../reference/views.ts";
@@ -120,6 +121,14 @@ export function operand(dtype: DType, shape: Shape, values: Values, layout: Layo
     content[at] = round(typeof values === "function" ? values(i) : values[i]);
   });
   return { dtype, shape, layout, strides, offset, content };
+}
+
+/** A dense tensor of `q8_0` blocks, these values rounded to them. */
+export function blocks(shape: Shape, values: Values): Operand {
+  const numbers = operand("f32", shape, values);
+  const content = new Uint8Array(numbers.content.length * BYTES.q8_0);
+  encodeBlocks("q8_0", numbers.content as Float32Array, content);
+  return { ...numbers, dtype: "q8_0", content };
 }
 
 /** The values of an operand in row-major order, as they are after rounding to its type. */

@@ -1,10 +1,12 @@
 import { expect } from "bun:test";
 import { IDENTITY } from "../../expr/program.ts";
+import { decodeBlocks } from "../../quantized/decode.ts";
 import type { Segment } from "../device.ts";
 import { reference } from "../registry.ts";
 import {
   agree,
   type Bench,
+  blocks,
   type DeviceTest,
   type Layout,
   numbers,
@@ -207,6 +209,32 @@ export const modelTests: readonly DeviceTest[] = [
             d.attention(v.q, v.k, v.v, { segments, scale: 0.125, rows, keyRows: v.keyRows }, v.out, undefined),
           );
           expect(got.out).toEqual(expected);
+        }
+      }
+    },
+  },
+  {
+    name: "attention: keys in blocks give what the numbers that they decode to do, in order and by a table",
+    async run({ device }) {
+      if (!device.readsBlockKeys) return;
+      const [keys, heads, kvHeads, size] = [187, 14, 2, 64];
+      const segments = [segment(0, 3, 0, 70), segment(3, 40, 70, 100), segment(43, 1, 170, 17)];
+      const given = attentionInputs({ queries: 44, keys, heads, kvHeads, size, segments }, 61);
+      const rounded = (o: Operand): Operand => blocks(o.shape, valuesOf(o));
+      const inBlocks = { q: given.q, k: rounded(given.k), v: rounded(given.v) };
+      const decoded = ({ shape, content }: Operand): Operand =>
+        operand("f32", shape, [...decodeBlocks("q8_0", content as Uint8Array, 0, keys * kvHeads * size)]);
+      const asNumbers = { q: given.q, k: decoded(inBlocks.k), v: decoded(inBlocks.v) };
+      const keyRows = operand("i32", [keys], (i) => (i * 77 + 5) % keys);
+      const out = result("f32", [44, heads, size]);
+      for (const rows of ["few", "many"] as const) {
+        for (const paged of [false, true]) {
+          const run = (inputs: Record<"q" | "k" | "v", Operand>) =>
+            values(device, { ...inputs, keyRows }, { out }, (d, v) => {
+              const options = { segments, scale: 0.125, rows, keyRows: paged ? v.keyRows : undefined };
+              d.attention(v.q, v.k, v.v, options, v.out, undefined);
+            });
+          expect((await run(inBlocks)).out).toEqual((await run(asNumbers)).out);
         }
       }
     },

@@ -1,6 +1,6 @@
 import { expect } from "bun:test";
 import { IDENTITY } from "../../expr/program.ts";
-import { agree, type DeviceTest, EXACT, type Layout, numbers, operand, result, values } from "./harness.ts";
+import { agree, blocks, type DeviceTest, EXACT, type Layout, numbers, operand, result, values } from "./harness.ts";
 
 const KEYS = [
   { seed: [0, 0], stream: 0 },
@@ -126,6 +126,33 @@ export const rowTests: readonly DeviceTest[] = [
           await agree(device, { src, any }, { into }, (d, v) => d.scatterRows(v.src, v.any, v.into, "add"));
           await agree(device, { first, once }, { into }, (d, v) => d.scatterRows(v.first, v.once, v.into, "set"));
         }
+      }
+    },
+  },
+  {
+    name: "gatherRows, scatterRows: rows of blocks move as they lie",
+    async run({ device }) {
+      if (!device.readsBlockKeys) return;
+      const random = numbers(46);
+      const draw = (): number => 2 * random() - 1;
+      for (const [size, features] of [
+        [5, 32],
+        [9, 128],
+      ] as const) {
+        const given = {
+          from: blocks([3, features], draw),
+          copied: blocks([3, features], draw),
+          into: blocks([size, features], draw),
+          to: operand("i32", [3], [size - 1, 0, 2]),
+          order: operand("i32", [3], [2, 1, 2]),
+          all: operand("i32", [size], (i) => i),
+        };
+        const out = result("f32", [size, features]);
+        await agree(device, given, { out }, (d, v) => {
+          d.gatherRows(v.from, v.order, v.copied);
+          d.scatterRows(v.copied, v.to, v.into, "set");
+          d.gatherRows(v.into, v.all, v.out);
+        });
       }
     },
   },

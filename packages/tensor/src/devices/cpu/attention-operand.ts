@@ -1,10 +1,12 @@
 // How attention's kernels are told of their views.
+import { BYTES, isBlocks } from "../../dtype.ts";
 import type { View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 
-/** Address and strides of a [rows, heads, size] view under the kernels' names for them. */
+/** Address and strides (in bytes where it is blocks) of a [rows, heads, size] view under the kernels' names for them. */
 export function operand<N extends string>(cpu: CpuContext, name: N, view: View) {
-  const [row, head] = view.strides as [number, number];
+  const unit = isBlocks(view.dtype) ? BYTES[view.dtype] : 1;
+  const [row, head] = view.strides.map((stride) => stride * unit) as [number, number];
   const values = { [name]: cpu.address(view, "attention"), [`${name}Row`]: row, [`${name}Head`]: head };
   return values as Record<N | `${N}Row` | `${N}Head`, number>;
 }

@@ -1,4 +1,5 @@
 // Attention on matrix tiles: packed keys, the items of a call, and the kernels' arguments.
+import { isBlocks } from "../../dtype.ts";
 import type { AttentionOptions, RowsKind, Segment, View } from "../device.ts";
 import { operand } from "./attention-operand.ts";
 import type { CpuContext } from "./context.ts";
@@ -6,7 +7,6 @@ import { groupBytes, type Parts, SIDE } from "./kernels/attention-tile-parts.ts"
 import {
   attentionTiles as attentionKernels,
   attentionTilesPack,
-  attentionTilesPackPaged,
   attentionTilesWorkspaceBytes,
   COLUMN_ITEM_WORDS,
   KEY_GROUP_WORDS,
@@ -140,7 +140,9 @@ function prepared(
       addresses.push(next);
       next += 4 * table.length;
     }
-    const { address: workspace, slots } = cpu.workspace(packWorkspaceBytes(size, parts));
+    const blocks = isBlocks(forms[0]!.view.dtype);
+    const { address: workspace, slots } = cpu.workspace(packWorkspaceBytes(size, parts, blocks));
+    const kernel = attentionTilesPack[parts][keyRows ? 1 : 0][blocks ? 1 : 0];
     const packed: number[] = [];
     let place = scratch;
     const take = (form: boolean | undefined): number => {
@@ -156,7 +158,7 @@ function prepared(
         ...{ rows, row, head, plain, transposed, size, groups: addresses[1]!, flag, slots, workspace },
         keyRows: keyRows ? cpu.address(keyRows, "attention") : 0,
       };
-      cpu.kernels.run((keyRows ? attentionTilesPackPaged : attentionTilesPack)[parts], values, count);
+      cpu.kernels.run(kernel, values, count);
     }
     body({ packed, tables: addresses.slice(2), flag });
     return cpu.memory.i32(flag, 1)[0] === 0;

@@ -1,9 +1,10 @@
 // Attention: the items of a call, and the kernels' arguments.
 import { machineCode } from "#machine-code";
+import { BLOCKS } from "../../dtype.ts";
 import type { AttentionOptions, Segment, View } from "../device.ts";
 import { operand } from "./attention-operand.ts";
 import type { CpuContext } from "./context.ts";
-import { attention as attentionKernel, attentionPaged, attentionWorkspaceBytes } from "./kernels/attention.ts";
+import { attentionKernels, attentionWorkspaceBytes } from "./kernels/attention.ts";
 import {
   attentionBackwardKeys,
   attentionBackwardQueries,
@@ -23,6 +24,12 @@ function groupOf(cpu: CpuContext, q: View, k: View, rows: readonly View[], perQu
   const group = heads / k.shape[1]!;
   const fits = size > 0 && size % panelColumns(target) === 0 && group <= itemRows(target);
   return dense && numbers && fits ? group : undefined;
+}
+
+/** Whether every head of every row is whole blocks. */
+function wholeBlocks({ shape, strides, offset }: View): boolean {
+  const { elements } = BLOCKS.q8_0;
+  return [offset, shape[2]!, strides[0]!, strides[1]!].every((n) => n % elements === 0) && strides[2] === 1;
 }
 
 /** Writes the words of items and runs `body` with their address. */
@@ -93,9 +100,11 @@ export function attention(
   out: View,
   lse: View | undefined,
 ): boolean {
-  const group = groupOf(cpu, q, k, [q, k, v, out], [lse]);
+  const blocks = k.dtype === "q8_0";
+  const group = groupOf(cpu, q, k, blocks ? [q, out] : [q, k, v, out], [lse]);
   if (group === undefined) return false;
   const size = q.shape[2]!;
+  if (blocks && !(v.dtype === "q8_0" && wholeBlocks(k) && wholeBlocks(v))) return false;
   const { scale, keyRows } = options;
   const segments = forVectors(cpu, size, options, "forward", (tiles, onTiles) =>
     tiles.attention(cpu, q, k, v, { segments: onTiles, scale, keyRows }, out, lse),
@@ -103,7 +112,8 @@ export function attention(
   const { target } = cpu.kernels;
   const items = queryItems(segments, Math.floor(itemRows(target) / group), k.shape[1]!);
   if (items.length === 0) return true;
-  const { address: workspace, slots } = cpu.workspace(attentionWorkspaceBytes(target, size));
+  const { address: workspace, slots } = cpu.workspace(attentionWorkspaceBytes(target, size, blocks));
+  const kernel = attentionKernels[keyRows ? 1 : 0][blocks ? 1 : 0];
   withItems(cpu, items, (table) => {
     const values = {
       ...{ ...operand(cpu, "q", q), ...operand(cpu, "k", k), ...operand(cpu, "v", v), ...operand(cpu, "out", out) },
@@ -112,7 +122,7 @@ export function attention(
       keyRows: keyRows ? cpu.address(keyRows, "attention") : 0,
     };
     const count = items.length / ITEM_WORDS;
-    cpu.kernels.run(keyRows ? attentionPaged : attentionKernel, values, count, chunkOf(q, segments, count));
+    cpu.kernels.run(kernel, values, count, chunkOf(q, segments, count));
   });
   return true;
 }

@@ -1,5 +1,6 @@
 // Rows by index (the embedding, the key/value cache) and the largest of a row: memory is moved or read once, so typed
 // arrays do it.
+import { BYTES, isBlocks } from "../../dtype.ts";
 import { DeviceError } from "../../errors.ts";
 import type { View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
@@ -14,6 +15,9 @@ function indices(cpu: CpuContext, view: View): Int32Array | undefined {
 
 const dense = (view: View) => view.shape[1] === 1 || view.strides[1] === 1;
 
+/** Entries of the typed array that one element of a view takes: bytes where it is blocks. */
+const entries = ({ dtype }: View) => (isBlocks(dtype) ? BYTES[dtype] : 1);
+
 /** out[i] = table[index[i]], bf16 widened where `out` is f32; false for other types and strides. */
 export function gatherRows(cpu: CpuContext, table: View, index: View, out: View): boolean {
   const rows = indices(cpu, index);
@@ -21,6 +25,7 @@ export function gatherRows(cpu: CpuContext, table: View, index: View, out: View)
   const widen = table.dtype === "bf16" && out.dtype === "f32";
   if (table.dtype !== out.dtype && !widen) return false;
   const [size, features] = table.shape as [number, number];
+  const unit = entries(table);
   // Bits, not numbers: a NaN keeps its payload, and widening is a shift.
   const from = cpu.array(table);
   const to = widen ? cpu.bits(out) : cpu.array(out);
@@ -29,10 +34,10 @@ export function gatherRows(cpu: CpuContext, table: View, index: View, out: View)
   for (let i = 0; i < rows.length; i++) {
     const row = rows[i]!;
     if (row < 0 || row >= size) throw new DeviceError("gatherRows", `index ${row} is outside a table of ${size} rows`);
-    const source = table.offset + row * table.strides[0]!;
-    const target = out.offset + i * out.strides[0]!;
+    const source = unit * (table.offset + row * table.strides[0]!);
+    const target = unit * (out.offset + i * out.strides[0]!);
     if (widen) for (let f = 0; f < features; f++) to[target + f] = (from[source + f] as number) << 16;
-    else to.set(from.subarray(source, source + features) as Float32Array, target);
+    else to.set(from.subarray(source, source + unit * features) as Float32Array, target);
   }
   return true;
 }
@@ -43,16 +48,17 @@ export function scatterRows(cpu: CpuContext, src: View, index: View, out: View, 
   if (rows === undefined || src.shape.length !== 2 || !dense(src) || !dense(out)) return false;
   if (src.dtype !== out.dtype || (mode === "add" && out.dtype !== "f32")) return false;
   const [size, features] = out.shape as [number, number];
+  const unit = entries(out);
   cpu.check(src, "scatterRows");
   cpu.check(out, "scatterRows");
   const [from, to] = [cpu.array(src), cpu.array(out)];
   for (let i = 0; i < rows.length; i++) {
     const row = rows[i]!;
     if (row < 0 || row >= size) throw new DeviceError("scatterRows", `index ${row} is outside a table of ${size} rows`);
-    const source = src.offset + i * src.strides[0]!;
-    const target = out.offset + row * out.strides[0]!;
+    const source = unit * (src.offset + i * src.strides[0]!);
+    const target = unit * (out.offset + row * out.strides[0]!);
     if (mode === "add") for (let f = 0; f < features; f++) to[target + f]! += from[source + f]!;
-    else to.set(from.subarray(source, source + features) as Float32Array, target);
+    else to.set(from.subarray(source, source + unit * features) as Float32Array, target);
   }
   return true;
 }

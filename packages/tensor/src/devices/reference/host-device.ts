@@ -25,6 +25,7 @@ export abstract class HostDevice implements Device {
   abstract readonly info: DeviceInfo;
   abstract readonly dtypes: readonly DType[];
   readonly readsKeyRows: boolean = true;
+  readonly readsBlockKeys: boolean = true;
 
   abstract allocate(byteLength: number): unknown;
   abstract map(bytes: Uint8Array, elementBytes: number): unknown;

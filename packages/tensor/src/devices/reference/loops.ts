@@ -1,4 +1,4 @@
-import { BYTES, type TypedArray } from "../../dtype.ts";
+import { BYTES, isBlocks, type TypedArray } from "../../dtype.ts";
 import { DeviceError } from "../../errors.ts";
 import { type Join, rowLoop } from "../../expr/javascript.ts";
 import type { Program } from "../../expr/program.ts";
@@ -203,11 +203,19 @@ function checkRow(op: string, row: number, table: View): void {
     throw new DeviceError(op, `index ${row} is outside of ${table.shape[0]} rows`);
 }
 
+/** Copies a row of blocks as it lies. */
+function copyBlocks(host: HostArray, from: View, to: View): void {
+  const unit = BYTES[to.dtype];
+  const bytes = (host(from) as Uint8Array).subarray(unit * from.offset, unit * (from.offset + from.shape[0]));
+  (host(to) as Uint8Array).set(bytes, unit * to.offset);
+}
+
 /** The definition of `Device.gatherRows`. */
 export function gatherRows(host: HostArray, table: View, index: View, out: View): void {
   load(host, index).forEach((row, i) => {
     checkRow("gatherRows", row, table);
-    store(host, at(out, i), load(host, at(table, row)));
+    if (isBlocks(out.dtype)) copyBlocks(host, at(table, row), at(out, i));
+    else store(host, at(out, i), load(host, at(table, row)));
   });
 }
 
@@ -215,6 +223,10 @@ export function gatherRows(host: HostArray, table: View, index: View, out: View)
 export function scatterRows(host: HostArray, src: View, index: View, out: View, mode: "set" | "add"): void {
   load(host, index).forEach((row, i) => {
     checkRow("scatterRows", row, out);
+    if (isBlocks(out.dtype)) {
+      copyBlocks(host, at(src, i), at(out, row));
+      return;
+    }
     const values = load(host, at(src, i));
     const target = at(out, row);
     if (mode === "add") {

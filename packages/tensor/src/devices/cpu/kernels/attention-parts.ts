@@ -1,5 +1,6 @@
 /** What the attention kernels share: how work is cut into items, rows packed for the register tiles, and their product. */
 
+import { BLOCKS } from "../../../dtype.ts";
 import type { Builder } from "../lang/builder.ts";
 import type { Target } from "../lang/target.ts";
 import type { F32, Index, Pointer, VF } from "../lang/values.ts";
@@ -19,7 +20,7 @@ export function keyBlock(target: Target): number {
 export const ITEM = { query: 0, queries: 1, key: 2, keys: 3, kvHead: 4 } as const;
 export const ITEM_WORDS = 5;
 
-/** Tensors [row, head, element] and their strides in elements, as argument fields. */
+/** Tensors [row, head, element] and their strides in elements (in bytes where they are blocks), as argument fields. */
 export const QKV = {
   q: "f32*",
   qRow: "index",
@@ -161,6 +162,64 @@ export function packKeys(
 ) {
   const rowOf = numbers && ((key: Index) => numbers.at(key).loadIndex());
   packBTransposed(k, { b: head, ldb: row, p: k.index(0), length: size, column: from, columnEnd: end, to, rowOf });
+}
+
+/** How keys and values lie: in rows that a table names or one after another, and as `q8_0` blocks or as f32. */
+export interface KeyLayout {
+  readonly paged: boolean;
+  readonly blocks: boolean;
+}
+
+/** Makes a kernel for every layout of keys: `[paged][blocks]`, each 0 or 1. */
+export function byLayout<K>(make: (layout: KeyLayout) => K) {
+  const of = (paged: boolean) => [make({ paged, blocks: false }), make({ paged, blocks: true })] as const;
+  return [of(false), of(true)] as const;
+}
+
+/** The part of a kernel's name that tells its layout. */
+export const layoutName = ({ paged, blocks }: KeyLayout): string => `${paged ? "_paged" : ""}${blocks ? "_q8_0" : ""}`;
+
+/** One row of `q8_0` blocks, `size` elements, as f32. */
+export function unpackRow(k: Builder, row: Pointer, size: Index, out: Pointer): void {
+  const { elements, bytes } = BLOCKS.q8_0;
+  const from = k.variable(row);
+  const to = k.variable(out);
+  k.repeat(size.sar(Math.log2(elements)), () => {
+    const scale = from.as("f16").broadcast();
+    for (let i = 0; i < elements; i += k.lanes) {
+      const numbers = from
+        .atByte(2 + i)
+        .as("i8")
+        .loadInt();
+      to.at(i).store(numbers.toFloat().mul(scale));
+    }
+    from.advanceBytes(bytes);
+    to.advance(elements);
+  });
+}
+
+/**
+ * Keys (or values) `from … from + count` of a head, as f32 one after another.
+ *
+ * @param row bytes from row to row
+ * @param numbers as in {@link packKeys}
+ */
+export function unpackKeys(
+  k: Builder,
+  head: Pointer,
+  row: Index,
+  size: Index,
+  from: Index,
+  count: Index,
+  to: Pointer,
+  numbers?: Pointer,
+): void {
+  const out = k.variable(to);
+  k.loop({ to: count }, (i) => {
+    const key = from.add(i);
+    unpackRow(k, head.atByte((numbers ? numbers.at(key).loadIndex() : key).mul(row)).fixed(), size, out);
+    out.advance(size);
+  });
 }
 
 /** Products of a packed tile of rows with the first `count` packed keys, into `to` [row][key of the block]. */

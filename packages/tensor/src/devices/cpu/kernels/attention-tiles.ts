@@ -12,6 +12,7 @@ import { defineKernel } from "../lang/kernel.ts";
 import { claimWorkspace } from "../lang/math.ts";
 import { beginTiles, endTiles } from "../lang/tiles.ts";
 import type { Index, Pointer, VF } from "../lang/values.ts";
+import { byLayout, type KeyLayout, layoutName, unpackKeys } from "./attention-parts.ts";
 import {
   bySize,
   Columns,
@@ -86,31 +87,40 @@ const packArgs = {
 } as const;
 
 /** Keys or values [row, head, element] in parts; an item is a group of {@link KEY_GROUP}. */
-function packKernel(parts: Parts, paged: boolean) {
-  return defineKernel(`attention_tiles_pack_${parts}${paged ? "_paged" : ""}`, packArgs, (k, args) => {
+function packKernel(parts: Parts, layout: KeyLayout) {
+  const { paged, blocks } = layout;
+  return defineKernel(`attention_tiles_pack_${parts}${layoutName(layout)}`, packArgs, (k, args) => {
     const { slot, release } = claimWorkspace(k, args.slots);
     const bytes = groupBytesOf(args.size, parts);
-    const pairs = args.workspace.atByte(slot.mul(bytes.add(64))).fixed();
+    // The group's rows, out of their blocks, lie behind the scratch.
+    const rowsBytes = args.size.mul(blocks ? 4 * SIDE : 0);
+    const pairs = args.workspace.atByte(slot.mul(bytes.add(rowsBytes).add(64))).fixed();
     const scratch = pairs.atByte(bytes).fixed();
+    const unpacked = scratch.atByte(64).fixed();
     const finite = new FiniteCheck(k);
     k.loop({ from: k.begin, to: k.end }, (group) => {
       const words = args.groups.at(group.mul(KEY_GROUP_WORDS)).fixed();
       const word = (name: keyof typeof KEY_GROUP) => words.at(KEY_GROUP[name]).loadIndex();
-      const head = args.rows.at(word("kvHead").mul(args.head)).fixed();
-      const first = paged ? head : head.at(word("key").mul(args.row)).fixed();
+      const place = (from: Pointer, offset: Index) => (blocks ? from.atByte(offset) : from.at(offset)).fixed();
+      const head = place(args.rows, word("kvHead").mul(args.head));
+      const first = paged ? head : place(head, word("key").mul(args.row));
       const numbers = args.keyRows.at(word("key")).fixed();
+      if (blocks) {
+        unpackKeys(k, first, args.row, args.size, k.index(0), word("keys"), unpacked, paged ? numbers : undefined);
+      }
       const last = word("keys").sub(1);
       // Rows past the end repeat the last one: their weights are 0.
       const rowAt = (r: Index) => {
         const key = r.min(last);
+        if (blocks) return unpacked.at(key.mul(args.size)).fixed();
         return first.at((paged ? numbers.at(key).loadIndex() : key).mul(args.row)).fixed();
       };
       const packing = { rowAt, size: args.size, parts, finite };
-      const place = bytes.mul(group);
-      k.if(args.plain.value().ne(0), () => packRows(k, { ...packing, to: args.plain.atByte(place).fixed() }));
+      const form = bytes.mul(group);
+      k.if(args.plain.value().ne(0), () => packRows(k, { ...packing, to: args.plain.atByte(form).fixed() }));
       k.if(args.transposed.value().ne(0), () => {
         packPairs(k, { ...packing, to: pairs });
-        transposeTiles(k, pairs, args.size, parts, args.transposed.atByte(place).fixed());
+        transposeTiles(k, pairs, args.size, parts, args.transposed.atByte(form).fixed());
       });
     });
     finite.report(scratch, args.flag);
@@ -118,11 +128,15 @@ function packKernel(parts: Parts, paged: boolean) {
   });
 }
 
-export const attentionTilesPack = { 1: packKernel(1, false), 2: packKernel(2, false) } as const;
-export const attentionTilesPackPaged = { 1: packKernel(1, true), 2: packKernel(2, true) } as const;
+/** `attentionTilesPack[parts][paged][blocks]` */
+export const attentionTilesPack = {
+  1: byLayout((layout) => packKernel(1, layout)),
+  2: byLayout((layout) => packKernel(2, layout)),
+} as const;
 
 /** Bytes of one thread's workspace. */
-export const packWorkspaceBytes = (size: number, parts: Parts): number => groupBytes(size, parts) + 64;
+export const packWorkspaceBytes = (size: number, parts: Parts, blocks = false): number =>
+  groupBytes(size, parts) + 64 + (blocks ? 4 * SIDE * size : 0);
 
 /** Places in a thread's workspace, in bytes; those that grow with the head's size follow. */
 const PLACES = places({

@@ -1,5 +1,8 @@
 import { describe, expect, test } from "bun:test";
-import { attention, attentionPaged, attentionWorkspaceBytes } from "./attention.ts";
+import { BYTES } from "../../../dtype.ts";
+import { decodeBlocks } from "../../../quantized/decode.ts";
+import { encodeBlocks } from "../../../quantized/encode.ts";
+import { attentionKernels, attentionWorkspaceBytes } from "./attention.ts";
 import {
   attentionBackwardKeys,
   attentionBackwardQueries,
@@ -8,7 +11,7 @@ import {
 } from "./attention-gradients.ts";
 import { ITEM_WORDS, itemRows, keyBlock } from "./attention-parts.ts";
 import { panelColumns } from "./gemm.ts";
-import { fill, type Machine, machines } from "./testing.ts";
+import { fill, type Machine, type Memory, machines } from "./testing.ts";
 
 interface Segment {
   query: number;
@@ -28,6 +31,8 @@ interface Case {
   slack?: number;
   /** The keys lie in another order, which a table tells. */
   paged?: boolean;
+  /** Keys and values are `q8_0` blocks. */
+  blocks?: boolean;
   change?: (q: Float32Array, k: Float32Array, v: Float32Array) => void;
 }
 
@@ -99,18 +104,30 @@ function run(machine: Machine, options: Case) {
   const out = machine.allocate(given.q.bytes);
   const lse = machine.allocate(heads * given.queries * 4);
   const slots = machine.allocate(4);
-  const workspace = machine.allocate(attentionWorkspaceBytes(target, size));
+  const { paged = false, blocks = false } = options;
+  const workspace = machine.allocate(attentionWorkspaceBytes(target, size, blocks));
   workspace.f32.fill(Number.NaN);
-  // What is expected is of the keys in order.
+  const [k, v] = blocks ? [given.k, given.v].map((rows) => encode(machine, rows)) : [given.k, given.v];
+  // What is expected is of the keys in order, as they are after rounding.
   const expected = definition(options, given);
   const keyRows = machine.allocate(4 * given.keys);
-  if (options.paged) shuffle(given, keyRows.i32);
-  const kernel = machine.compile(options.paged ? attentionPaged : attention);
+  if (paged) {
+    shuffle(given, keyRows.i32);
+    if (blocks)
+      for (const [to, from] of [
+        [k, given.k],
+        [v, given.v],
+      ])
+        to.u8.set(encodeBytes(from.f32));
+  }
+  const kernel = machine.compile(attentionKernels[paged ? 1 : 0][blocks ? 1 : 0]);
+  const strides = blocks ? BYTES.q8_0 : 1;
+  const [kRow, kHead] = [given.kRow * strides, size * strides];
   for (let item = 0; item < given.items; item++) {
     kernel(
       {
-        ...{ q: given.q.address, k: given.k.address, v: given.v.address, out: out.address, lse: lse.address },
-        ...{ qRow: given.qRow, qHead: size, kRow: given.kRow, kHead: size, vRow: given.kRow, vHead: size },
+        ...{ q: given.q.address, k: k.address, v: v.address, out: out.address, lse: lse.address },
+        ...{ qRow: given.qRow, qHead: size, kRow, kHead, vRow: kRow, vHead: kHead },
         ...{ outRow: given.qRow, outHead: size, headStride: given.queries, group: given.group, size, scale },
         ...{ items: given.table.address, slots: slots.address, workspace: workspace.address },
         keyRows: keyRows.address,
@@ -121,6 +138,21 @@ function run(machine: Machine, options: Case) {
   }
   expect(slots.i32[0]).toBe(0);
   return { out: out.f32.slice(), lse: lse.f32.slice(), expected };
+}
+
+const encodeBytes = (values: Float32Array): Uint8Array => {
+  const bytes = new Uint8Array(values.length * BYTES.q8_0);
+  encodeBlocks("q8_0", values, bytes, 0);
+  return bytes;
+};
+
+/** The rows as `q8_0` blocks; they themselves become what the blocks decode to. */
+function encode(machine: Machine, rows: Memory): Memory {
+  const bytes = encodeBytes(rows.f32);
+  rows.f32.set(decodeBlocks("q8_0", bytes, 0, rows.f32.length));
+  const memory = machine.allocate(bytes.length);
+  memory.u8.set(bytes);
+  return memory;
 }
 
 /** Puts keys and values into another order and tells where each went. */
@@ -281,6 +313,29 @@ describe.each(machines.map((machine) => [machine.target.name, machine] as const)
       expect(paged.out).toEqual(plain.out);
       expect(paged.lse).toEqual(plain.lse);
       check(machine, { ...given, paged: true });
+    }
+  });
+
+  test("keys in blocks give the bits of the numbers that they decode to, in order and by a table", () => {
+    const size = Math.max(32, smallest);
+    const two = [
+      { query: 0, queries: 1, key: 0, keys: 60 },
+      { query: 1, queries: 3, key: 60, keys: 7 },
+    ];
+    for (const given of [
+      { segments: one(1, 131), heads: 14, kvHeads: 2, size: 64, scale: 0.125 },
+      { segments: one(50, 90), heads: 4, kvHeads: 2, size, scale: 0.5 },
+      { segments: two, heads: 4, kvHeads: 1, size },
+    ] satisfies Case[]) {
+      const rounded = (_: Float32Array, ...keys: Float32Array[]) => {
+        for (const x of keys) x.set(decodeBlocks("q8_0", encodeBytes(x), 0, x.length));
+      };
+      const plain = run(machine, { ...given, change: rounded });
+      for (const paged of [false, true]) {
+        const blocks = run(machine, { ...given, paged, blocks: true });
+        expect(blocks.out).toEqual(plain.out);
+        expect(blocks.lse).toEqual(plain.lse);
+      }
     }
   });
 

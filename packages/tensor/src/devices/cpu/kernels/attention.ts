@@ -14,18 +14,22 @@ import type { Index, Pointer } from "../lang/values.ts";
 import {
   addProducts,
   addressFloats,
+  byLayout,
   COMMON,
   eachRow,
   ITEM,
   ITEM_WORDS,
   itemRows,
+  type KeyLayout,
   keyBlock,
+  layoutName,
   packedFloats,
   packKeys,
   packRows,
   QKV,
   scoreTile,
   storeTile,
+  unpackKeys,
 } from "./attention-parts.ts";
 import { panelColumns } from "./gemm.ts";
 import { expOfNegative, log } from "./vector-math.ts";
@@ -43,9 +47,13 @@ function places(target: Target) {
   return { scores, maximum, sum, visible, added, factor, addresses, end: addresses + addressFloats(target) };
 }
 
+/** Vectors of a head's size in a thread's workspace: packed rows, outputs, packed keys, and keys out of their blocks. */
+const vectorsOf = (target: Target, blocks: boolean): number =>
+  2 * itemRows(target) + (blocks ? 2 : 1) * keyBlock(target);
+
 /** Bytes of one thread's workspace for heads of `size` elements. */
-export function attentionWorkspaceBytes(target: Target, size: number): number {
-  return 4 * (places(target).end + target.lanes + (2 * itemRows(target) + keyBlock(target)) * size);
+export function attentionWorkspaceBytes(target: Target, size: number, blocks = false): number {
+  return 4 * (places(target).end + target.lanes + vectorsOf(target, blocks) * size);
 }
 
 const attentionArgs = {
@@ -59,18 +67,20 @@ const attentionArgs = {
   keyRows: "i32*",
 } as const;
 
-function attentionKernel(paged: boolean) {
-  return defineKernel(paged ? "attention_paged" : "attention", attentionArgs, (k, args) => {
+function attentionKernel(layout: KeyLayout) {
+  const { paged, blocks } = layout;
+  return defineKernel(`attention${layoutName(layout)}`, attentionArgs, (k, args) => {
     const { rows, vectors } = k.target.gemm;
     const columns = panelColumns(k.target);
     const blockKeys = keyBlock(k.target);
     const place = places(k.target);
     const { slot, release } = claimWorkspace(k, args.slots);
-    const workspaceFloats = args.size.mul(2 * itemRows(k.target) + blockKeys).add(place.end + k.lanes);
+    const workspaceFloats = args.size.mul(vectorsOf(k.target, blocks)).add(place.end + k.lanes);
     const workspace = args.workspace.at(slot.mul(workspaceFloats)).fixed();
     const packed = workspace.at(place.end);
     const outputs = packed.at(packedFloats(k, args.size)).fixed();
     const keys = outputs.at(args.size.mul(itemRows(k.target))).fixed();
+    const unpacked = keys.at(args.size.mul(blockKeys));
 
     k.loop({ from: k.begin, to: k.end }, (item) => {
       const words = args.items.at(item.mul(ITEM_WORDS)).fixed();
@@ -78,8 +88,9 @@ function attentionKernel(paged: boolean) {
       const firstHead = word("kvHead").mul(args.group);
       const q = args.q.at(word("query").mul(args.qRow).add(firstHead.mul(args.qHead))).fixed();
       const head = (tensor: Pointer, row: Index, stride: Index) => {
-        const first = tensor.at(word("kvHead").mul(stride)).fixed();
-        return paged ? first : first.at(word("key").mul(row)).fixed();
+        const place = (from: Pointer, offset: Index) => (blocks ? from.atByte(offset) : from.at(offset)).fixed();
+        const first = place(tensor, word("kvHead").mul(stride));
+        return paged ? first : place(first, word("key").mul(row));
       };
       const numbers = paged ? args.keyRows.at(word("key")).fixed() : undefined;
       const keyHead = head(args.k, args.kRow, args.kHead);
@@ -102,7 +113,15 @@ function attentionKernel(paged: boolean) {
 
       const seen = word("keys").add(word("queries")).sub(1);
       k.loop({ to: seen, step: blockKeys }, (block) => {
-        packKeys(k, keyHead, args.kRow, args.size, block, block.add(blockKeys).min(seen), keys, numbers);
+        const end = block.add(blockKeys).min(seen);
+        if (blocks) {
+          const count = end.sub(block);
+          unpackKeys(k, keyHead, args.kRow, args.size, block, count, unpacked, numbers);
+          packKeys(k, unpacked, args.size, args.size, k.index(0), count, keys);
+          unpackKeys(k, valueHead, args.vRow, args.size, block, count, unpacked, numbers);
+        } else {
+          packKeys(k, keyHead, args.kRow, args.size, block, end, keys, numbers);
+        }
         const tile = k.variable(packed);
         const output = k.variable(outputs);
         k.loop({ to: rowCount, step: rows }, (row) => {
@@ -130,8 +149,12 @@ function attentionKernel(paged: boolean) {
                 return line;
               });
               const weights = { at: workspace.at(place.scores), row: blockKeys, step: 1 };
-              const values = numbers ? valueHead.at(j) : valueHead.at(block.mul(args.vRow)).fixed().at(j);
-              addProducts(k, sums, count, weights, { at: values, step: args.vRow, numbers: numbers?.at(block) });
+              if (blocks) {
+                addProducts(k, sums, count, weights, { at: unpacked.at(j), step: args.size });
+              } else {
+                const values = numbers ? valueHead.at(j) : valueHead.at(block.mul(args.vRow)).fixed().at(j);
+                addProducts(k, sums, count, weights, { at: values, step: args.vRow, numbers: numbers?.at(block) });
+              }
               storeTile(k, sums, output.at(j), args.size);
             });
           });
@@ -161,11 +184,11 @@ function attentionKernel(paged: boolean) {
 
 /**
  * out = softmax(scale·q·kᵀ)·v; an item's `keys` counts what its first query sees. `lse`, unless 0, receives the
- * log-sum-exp of the scaled scores, [heads, queries].
+ * log-sum-exp of the scaled scores, [heads, queries]. By how keys and values lie: `attentionKernels[paged][blocks]`.
  */
-export const attention = attentionKernel(false);
-/** The same with keys and values in the rows that `keyRows` names. */
-export const attentionPaged = attentionKernel(true);
+export const attentionKernels = byLayout(attentionKernel);
+/** That for f32 keys one after another. */
+export const attention = attentionKernels[0][0];
 
 /**
  * Takes a block's scores of row `i` of a tile, `row` of the item, into the row's running maximum and sum, turns them into
