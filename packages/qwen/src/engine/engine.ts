@@ -11,7 +11,7 @@
  * proposed ones. For the same reason only rows of prompts are shared with later requests: in the next turn of a
  * conversation the last answer, which was computed as one, is read once more as a part of the prompt.
  */
-import { CacheRows } from "../model/cache.ts";
+import { CacheRows, type CacheType } from "../model/cache.ts";
 import type { RowAdapter } from "../model/layers.ts";
 import type { LanguageModel } from "../model/pass.ts";
 import type { TokenBytes } from "../tokenizer/text-stream.ts";
@@ -40,6 +40,8 @@ const SPARE_ROWS = 3;
 export interface EngineOptions {
   /** Memory of the key/value cache, bytes. Default 512 MiB, or less where all that can run at once needs less. */
   readonly cacheBytes?: number;
+  /** How keys and values are kept. `q8_0` holds 3.76 times as many in the same memory, rounded to 8 bits. Default `f32`. */
+  readonly cacheType?: CacheType;
   /** Answers under way at once; others wait. Default 64. */
   readonly maxRunning?: number;
   /** Answers that may wait; more are rejected. Default 1,024. */
@@ -86,10 +88,10 @@ export class Engine implements GenerationEngine {
     const { maxRunning = 64, maxWaiting = 1024, promptRows = 512, promptRowsBeside = 128 } = options;
     for (const [name, value] of Object.entries({ maxRunning, promptRows, promptRowsBeside }))
       checkCount(name, value, 1);
-    const { cacheBytes = 512 * 2 ** 20, endTokens = [], proposedTokens = 3 } = options;
+    const { cacheBytes = 512 * 2 ** 20, cacheType, endTokens = [], proposedTokens = 3 } = options;
     for (const [name, value] of Object.entries({ maxWaiting, proposedTokens })) checkCount(name, value, 0);
     const { config, device } = model;
-    const pageBytes = CacheRows.rowBytes(config) * PAGE_ROWS;
+    const pageBytes = CacheRows.rowBytes(config, cacheType) * PAGE_ROWS;
     const needed = maxRunning * Math.ceil(config.maxPositionEmbeddings / PAGE_ROWS);
     const pages = Math.min(needed, Math.floor(cacheBytes / pageBytes));
     if (!(pages >= 1)) throw new RangeError(`cacheBytes must be at least ${pageBytes}, a page, but is ${cacheBytes}`);
@@ -99,7 +101,7 @@ export class Engine implements GenerationEngine {
     this.#maxWaiting = maxWaiting;
     this.#endTokens = endTokens;
     this.#proposedTokens = proposedTokens;
-    const cache = new CacheRows(config, pages * PAGE_ROWS, device);
+    const cache = new CacheRows(config, pages * PAGE_ROWS, device, cacheType);
     this.#cache = cache;
     this.#scheduler = new Scheduler({ pages, maxRunning, promptRows, promptRowsBeside }, (from, to) =>
       cache.copy([...from], [...to]),

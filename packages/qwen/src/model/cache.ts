@@ -1,6 +1,25 @@
-import { arange, type Device, defaultDevice, GradientError, isGradEnabled, noGrad, scope, Tensor } from "@tslm/tensor";
+import {
+  arange,
+  BLOCKS,
+  type BlockType,
+  BYTES,
+  type Device,
+  defaultDevice,
+  GradientError,
+  isGradEnabled,
+  noGrad,
+  scope,
+  Tensor,
+} from "@tslm/tensor";
 import type { ModelConfig } from "../config.ts";
 import { ContextLengthError, type Pass } from "./pass.ts";
+
+/**
+ * How keys and values are kept: `f32`, or `q8_0`, a signed byte an element and a half-precision scale for 32 neighbours in a
+ * head, as llama.cpp names it; 34 bytes where f32 takes 128.
+ */
+export const CACHE_TYPES = ["f32", "q8_0"] as const;
+export type CacheType = (typeof CACHE_TYPES)[number];
 
 export interface CacheOptions {
   /** Rows (tokens) to make room for at first. Default 256, or fewer if the model has fewer positions. */
@@ -8,6 +27,8 @@ export interface CacheOptions {
   /** Stay at `capacity`: more tokens are an error instead of more memory. Default false. */
   fixed?: boolean;
   device?: Device;
+  /** Default `f32`. */
+  type?: CacheType;
 }
 
 /** What a cache must know of a model. */
@@ -25,14 +46,14 @@ export interface CacheStore {
    *
    * @param k f32 [rows, kvHeads, size], and so v
    * @param slots i32 [rows]
-   * @returns k and v [capacity, kvHeads, size]
+   * @returns k and v [capacity, kvHeads, size], of the cache's type
    */
   store(layer: number, k: Tensor, v: Tensor, slots: Tensor): [Tensor, Tensor];
 }
 
 /** Keys or values of one layer. */
 interface Rows {
-  /** f32 [capacity, kvHeads × size] */
+  /** [capacity, kvHeads × size] */
   readonly rows: Tensor;
   /** The same as attention reads it, [capacity, kvHeads, size]. */
   readonly heads: Tensor;
@@ -44,18 +65,23 @@ interface Layer {
 }
 
 /**
- * The memory of a cache: per layer two f32 matrices [capacity, kvHeads × headDim], for keys and values. Who holds which row
- * is for its owner to know.
+ * The memory of a cache: per layer two matrices [capacity, kvHeads × headDim], for keys and values. Who holds which row is
+ * for its owner to know. With `q8_0` a row is rounded once, when it is written, on its own: all that read it later, also those
+ * of its own pass, read the same numbers.
  */
 export class CacheRows implements CacheStore {
   readonly #config: CacheShape;
   readonly #device: Device;
+  readonly #type: CacheType;
   readonly #layers: readonly Layer[];
   #capacity: number;
 
-  constructor(config: CacheShape, capacity: number, device: Device) {
+  /** @throws RangeError where heads or the device do not take the type */
+  constructor(config: CacheShape, capacity: number, device: Device, type: CacheType = "f32") {
+    if (type !== "f32") checkBlocks(config, device, type);
     this.#config = config;
     this.#device = device;
+    this.#type = type;
     this.#capacity = capacity;
     this.#layers = Array.from({ length: config.numHiddenLayers }, () => ({
       k: this.#make(capacity),
@@ -64,8 +90,8 @@ export class CacheRows implements CacheStore {
   }
 
   /** Bytes that a row takes in all layers. */
-  static rowBytes({ numHiddenLayers, numKeyValueHeads, headDim }: CacheShape): number {
-    return 4 * 2 * numHiddenLayers * numKeyValueHeads * headDim;
+  static rowBytes({ numHiddenLayers, numKeyValueHeads, headDim }: CacheShape, type: CacheType = "f32"): number {
+    return BYTES[type] * 2 * numHiddenLayers * numKeyValueHeads * headDim;
   }
 
   get capacity(): number {
@@ -77,7 +103,9 @@ export class CacheRows implements CacheStore {
       throw new GradientError("cache", "no gradient flows through a key/value cache; use it inside noGrad()");
     }
     const write = (from: Tensor, { rows, heads }: Rows): Tensor => {
-      this.#device.scatterRows(from.reshape(from.shape[0]!, rows.shape[1]!), slots, rows, "set");
+      scope(() => {
+        this.#device.scatterRows(this.#rounded(from.reshape(from.shape[0]!, rows.shape[1]!)), slots, rows, "set");
+      });
       return heads;
     };
     const own = this.#layers[layer]!;
@@ -110,7 +138,11 @@ export class CacheRows implements CacheStore {
       scope(() => {
         const [source, target] = [index(from), index(to)];
         for (const { rows } of this.#layers.flatMap(({ k, v }) => [k, v])) {
-          scope(() => this.#device.scatterRows(rows.indexSelect(source), target, rows, "set"));
+          scope(() => {
+            const copied = this.#empty(from.length);
+            this.#device.gatherRows(rows, source, copied);
+            this.#device.scatterRows(copied, target, rows, "set");
+          });
         }
       }),
     );
@@ -125,8 +157,31 @@ export class CacheRows implements CacheStore {
 
   #make(capacity: number): Rows {
     const { numKeyValueHeads, headDim } = this.#config;
-    const rows = Tensor.empty([capacity, numKeyValueHeads * headDim], { device: this.#device }).keep();
+    const rows = this.#empty(capacity).keep();
     return { rows, heads: noGrad(() => rows.reshape(capacity, numKeyValueHeads, headDim)).keep() };
+  }
+
+  #empty(rows: number): Tensor {
+    const { numKeyValueHeads, headDim } = this.#config;
+    return Tensor.empty([rows, numKeyValueHeads * headDim], { dtype: this.#type, device: this.#device });
+  }
+
+  /** x f32 [rows, kvHeads × headDim] in the cache's type. */
+  #rounded(x: Tensor): Tensor {
+    if (this.#type === "f32") return x;
+    const rounded = this.#empty(x.shape[0]!);
+    this.#device.quantize(x, rounded);
+    return rounded;
+  }
+}
+
+function checkBlocks({ headDim }: CacheShape, device: Device, type: BlockType): void {
+  const { elements } = BLOCKS[type];
+  if (!device.readsBlockKeys) {
+    throw new RangeError(`a cache of ${type} needs the cpu device, not ${device.info.name}; use f32`);
+  }
+  if (headDim % elements !== 0) {
+    throw new RangeError(`a cache of ${type} needs heads of whole blocks of ${elements}, not of ${headDim}; use f32`);
   }
 }
 
@@ -136,7 +191,7 @@ function freeRows({ rows, heads }: Rows): void {
 }
 
 /**
- * Keys and values of the tokens already seen, so that a new token costs one row: per layer two f32 matrices
+ * Keys and values of the tokens already seen, so that a new token costs one row: per layer two matrices
  * [capacity, kvHeads × headDim]. It grows by doubling up to the model's `max_position_embeddings`; between growths a
  * decoded token allocates nothing that stays.
  *
@@ -163,7 +218,7 @@ export class KeyValueCache implements CacheStore {
     this.device = options.device ?? defaultDevice();
     this.limit = options.fixed ? capacity : positions;
     this.#fixed = options.fixed ?? false;
-    this.#rows = new CacheRows(config, capacity, this.device);
+    this.#rows = new CacheRows(config, capacity, this.device, options.type);
   }
 
   /** Tokens held. */

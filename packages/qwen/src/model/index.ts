@@ -1,4 +1,11 @@
-export { type CacheOptions, type CacheShape, type CacheStore, KeyValueCache } from "./cache.ts";
+export {
+  CACHE_TYPES,
+  type CacheOptions,
+  type CacheShape,
+  type CacheStore,
+  type CacheType,
+  KeyValueCache,
+} from "./cache.ts";
 export {
   type AdapterRows,
   Attention,
