@@ -50,7 +50,12 @@ const SETTINGS: Readonly<Record<string, readonly string[]>> = {
   validation: ["--data", short, "--validation-split", "0.2", "--epochs", "2"],
   "small passes": ["--data", long, "--tokens-per-pass", "256", "--epochs", "1"],
   DoRA: ["--data", DATA, "--use-dora"],
+  "first layers": ["--data", DATA, "--layers", "0-3", "--epochs", "6"],
+  "middle layers": ["--data", DATA, "--layers", "10-13", "--epochs", "6"],
   "last layers": ["--data", DATA, "--layers", "20-23", "--epochs", "6"],
+  "first layer alone": ["--data", DATA, "--layers", "0", "--epochs", "6"],
+  "middle layer alone": ["--data", long, "--layers", "12", "--epochs", "2"],
+  "last layer alone": ["--data", long, "--layers", "23", "--targets", "all", "--epochs", "2"],
 };
 
 const resultSchema = z.object({

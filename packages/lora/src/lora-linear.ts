@@ -1,7 +1,7 @@
 import { type Linear, type LoraParts, linear, Module, noGrad, scope, type Tensor } from "@tslm/tensor";
 import type { DropoutState } from "./dropout-state.ts";
 import type { LoraPair } from "./variants/init.ts";
-import type { LoraVariant } from "./variants/variant.ts";
+import type { HeldPerRow, LoraVariant } from "./variants/variant.ts";
 
 /** What an adapted layer is made of. */
 export interface LoraLinearParts {
@@ -58,9 +58,10 @@ export class LoraLinear extends Module {
   get outFeatures(): number {
     return this.baseLayer.outFeatures;
   }
-  /** Numbers that the gradient keeps of a row of x, besides x itself. */
-  get keptPerRow(): number {
-    return this.enabled && !this.merged ? this.variant.keptPerRow(this) : 0;
+  /** Numbers of a row of x that {@link forward} holds in memory, besides x and the result. */
+  heldPerRow(hasAddend: boolean): HeldPerRow {
+    const isAdapted = this.enabled && !this.merged;
+    return isAdapted ? this.variant.heldPerRow(this, hasAddend) : { made: 0, kept: 0, input: false };
   }
   /** The rank r. */
   get rank(): number {

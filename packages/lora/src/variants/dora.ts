@@ -1,7 +1,7 @@
 import { dropout, type Linear, linear, loraLinear, noGrad, parameter, scope, type Tensor } from "@tslm/tensor";
 import type { LoraLinear } from "../lora-linear.ts";
 import type { LoraPair } from "./init.ts";
-import { LoraVariant, numbersOf, plainMerged } from "./variant.ts";
+import { type HeldPerRow, LoraVariant, numbersOf, plainMerged } from "./variant.ts";
 
 /** PEFT's key of the magnitude vector. */
 export const MAGNITUDE = "lora_magnitude_vector";
@@ -52,9 +52,19 @@ export class DoraLora extends LoraVariant {
     return plainMerged(layer.baseLayer, layer, layer.scaling).mul(this.#factor(layer).unsqueeze(1));
   }
 
-  /** What the magnitudes' gradient is of; with dropout the two parts apart, and what dropout left of x. */
-  override keptPerRow({ rank, dropout, inFeatures, outFeatures }: LoraLinear): number {
-    return rank + (dropout > 0 ? inFeatures + 2 * outFeatures : outFeatures);
+  /** Kept is what the magnitudes' gradient is of; with dropout both parts, and what dropout left of x instead of x. */
+  override heldPerRow(layer: LoraLinear, hasAddend: boolean): HeldPerRow {
+    const { rank, dropout, inFeatures, outFeatures, baseLayer } = layer;
+    if (dropout === 0) {
+      // Before it is scaled, and before a bias and an addend are added.
+      const before = 1 + Number(baseLayer.bias !== undefined) + Number(hasAddend);
+      return { made: rank + before * outFeatures, kept: rank + outFeatures, input: true };
+    }
+    return {
+      made: rank + inFeatures + 6 * outFeatures,
+      kept: rank + inFeatures + 2 * outFeatures,
+      input: false,
+    };
   }
   override *adapterTensors(): Generator<[string, Tensor]> {
     yield [MAGNITUDE, this.magnitude];

@@ -1,7 +1,7 @@
 import { cat, linear, loraLinear, type Tensor } from "@tslm/tensor";
 import type { LoraLinear } from "../lora-linear.ts";
 import type { LoraPair } from "./init.ts";
-import { addLowRank, LoraVariant, plainMerged } from "./variant.ts";
+import { addLowRank, type HeldPerRow, LoraVariant, plainMerged } from "./variant.ts";
 
 /**
  * LoRA whose A and B begin as a part of the base weight (PiSSA, OLoRA): what is left of it, W − s·B₀·A₀, is frozen, and
@@ -34,8 +34,8 @@ export class ResidualLora extends LoraVariant {
     return plainMerged(layer.baseLayer, this.savedPair(layer), layer.scaling);
   }
 
-  override keptPerRow({ rank }: LoraLinear): number {
-    return 2 * rank;
+  override heldPerRow({ rank, outFeatures }: LoraLinear): HeldPerRow {
+    return { made: outFeatures + 3 * rank, kept: rank, input: true };
   }
   /** A over A₀ and B beside −B₀: PEFT's conversion, `path_initial_model_for_weight_conversion`. */
   override savedPair({ loraA, loraB }: LoraLinear): LoraPair {

@@ -2,6 +2,16 @@ import { arange, isBlocks, type Linear, Module, Tensor } from "@tslm/tensor";
 import type { LoraLinear } from "../lora-linear.ts";
 import type { LoraPair } from "./init.ts";
 
+/** Numbers of a row that an adapted layer holds in memory, besides its input x and its result. */
+export interface HeldPerRow {
+  /** Made on the way forward. */
+  readonly made: number;
+  /** Of those, what is kept for the gradient. */
+  readonly kept: number;
+  /** Is x kept as well? */
+  readonly input: boolean;
+}
+
 /**
  * How an adapted layer computes from its base layer, A and B. A kind of LoRA is a class in a file of its own; tensors
  * that it adds to A and B are its fields, found as any module's are.
@@ -25,9 +35,9 @@ export abstract class LoraVariant extends Module {
   adapterTensors(): Iterable<[string, Tensor]> {
     return [];
   }
-  /** Numbers that the gradient keeps of a row of x, besides x itself. */
-  keptPerRow({ rank }: LoraLinear): number {
-    return rank;
+  /** What {@link forward} holds of a row of x in memory. */
+  heldPerRow({ rank }: LoraLinear, _hasAddend: boolean): HeldPerRow {
+    return { made: rank, kept: rank, input: true };
   }
   /** The A and B of a file that any tool can load as a plain adapter; the adapter's own tensors where that is what they are. */
   savedPair({ loraA, loraB }: LoraLinear): LoraPair {

@@ -8,9 +8,19 @@ import type { CacheStore } from "./cache.ts";
  */
 export type Projection = Module & {
   forward(x: Tensor, addend?: Tensor): Tensor;
-  /** Numbers that it keeps of a row for the gradient, besides its input; none unless given. */
-  readonly keptPerRow?: number;
+  /** What a pass through it holds of a row in memory, with or without an addend, if more than a plain linear layer does. */
+  heldPerRow?(hasAddend: boolean): HeldPerRow;
 };
+
+/** Numbers of a row that a projection holds for itself, beside its input and its result. */
+export interface HeldPerRow {
+  /** Made on the way forward. */
+  readonly made: number;
+  /** Of those, what is kept for the gradient. */
+  readonly kept: number;
+  /** Is its input kept as well? */
+  readonly input: boolean;
+}
 
 /** Gives the parameter of a name, as `q_proj.weight`, below the module that asks. */
 export type ParameterSource = (name: string) => Tensor;

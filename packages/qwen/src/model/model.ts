@@ -122,7 +122,7 @@ export class QwenModel extends Module implements LanguageModel {
    * now (adapted or not) and with or without {@link recompute}.
    */
   activationBytes(rows: number, recompute = this.recompute): number {
-    return activationBytes(this.model.layers, this.config, rows, recompute);
+    return activationBytes(this.model, this.config, rows, recompute);
   }
 
   /** Floating-point operations of a training pass, or of a pass forward alone, about, with the layers as they are now. */
