@@ -230,6 +230,11 @@ export interface Device {
   lowRank(args: LowRankArgs, out: View): void;
   /** Its gradients, the dropped input drawn again. */
   lowRankBackward(args: LowRankArgs, gradients: LowRankGradients): void;
+  /**
+   * out = eˣ/Σeˣ over the last dimension, f32 (f64 on reference), out contiguous; exponentials below 2⁻¹²⁶ of the largest may
+   * count as 0. A device without it gets softmax composed of the others.
+   */
+  softmax?(x: View, out: View): void;
   /** out = gate·σ(gate)·up, all of one shape. */
   swiglu(gate: View, up: View, out: View): void;
   /** Gradients of swiglu (overwritten). gradGate may be exactly gate, and gradUp up. */

@@ -49,7 +49,8 @@ export const softmaxOps = {
     infer: (inputs) => infer("softmax", inputs),
     forward(context, [x], { dim }) {
       const out = context.output();
-      if (x.size > 0) {
+      if (x.size > 0 && dim === x.rank - 1 && context.device.softmax) context.device.softmax(x, out);
+      else if (x.size > 0) {
         const e = context.output();
         context.device.elementwise(EXP_SHIFTED, [], [x, broadcastView(largest(x, dim), x.shape)], e);
         const sum = sumAlong(context, IDENTITY, [e], dim);

@@ -249,6 +249,50 @@ export const rowTests: readonly DeviceTest[] = [
     },
   },
   {
+    name: "softmax: rows of every length; what is no number fills its row, what is −∞ has no part",
+    async run({ device }) {
+      if (!device.softmax) return;
+      const random = numbers(48);
+      // The distance to the largest, up to 40 here, is rounded to f32 before its exponential is taken.
+      const near = { rel: 5e-6, abs: 1e-30 };
+      for (const [shape, layout] of [
+        [[1], "dense"],
+        [[1, 1], "padded"],
+        [[5, 3], "dense"],
+        [[3, 16], "padded"],
+        [[2, 3, 67], "offset"],
+        [[4, 33], "transposed"],
+        [[0, 8], "dense"],
+        [[301, 130], "dense"],
+        [[3, 5003], "padded"],
+      ] as const) {
+        const x = operand("f32", shape, () => 40 * random() - 20, layout);
+        const out = result("f32", shape, near);
+        await agree(device, { x }, { out }, (d, v) => d.softmax!(v.x, v.out));
+      }
+      const [infinity, nan] = [Number.POSITIVE_INFINITY, Number.NaN];
+      const rows = [
+        [0, -infinity, 1, -infinity, 2],
+        [-infinity, -infinity, -infinity, -infinity, -infinity],
+        [0, 1, infinity, 2, 3],
+        [nan, 1, 2, 3, 4],
+        [1, 2, 3, 4, nan],
+        [-3e38, 3e38, 3e38, 0, -1],
+        [88, 0, -88, 1e-40, -0],
+        [1000, 1000, 1000, 1000, 1000],
+      ];
+      for (const length of [5, 67]) {
+        const x = operand(
+          "f32",
+          [rows.length, length],
+          rows.flatMap((row) => Array.from({ length }, (_, i) => row[Math.min(4, length - 1 - i)]!)),
+        );
+        const out = result("f32", [rows.length, length], near);
+        await agree(device, { x }, { out }, (d, v) => d.softmax!(v.x, v.out));
+      }
+    },
+  },
+  {
     name: "swiglu and its gradients: values of every size",
     async run({ device }) {
       const random = numbers(49);

@@ -22,7 +22,7 @@ import { linearCrossEntropy } from "./cross-entropy.ts";
 import { elementwise, reduce } from "./elementwise.ts";
 import { lowRank, lowRankBackward } from "./low-rank.ts";
 import { matmul } from "./matmul.ts";
-import { adamW, dropout, RopeTables, rmsNorm, rmsNormBackward, rope } from "./model.ts";
+import { adamW, dropout, RopeTables, rmsNorm, rmsNormBackward, rope, softmax } from "./model.ts";
 import { quantize } from "./quantized.ts";
 import { argmax, gatherRows, scatterRows } from "./rows.ts";
 import { swiglu, swigluBackward } from "./swiglu.ts";
@@ -136,6 +136,9 @@ export class CpuDevice extends HostDevice {
   }
   override lowRankBackward(args: LowRankArgs, gradients: LowRankGradients): void {
     if (!lowRankBackward(this.#cpu, args, gradients)) super.lowRankBackward(args, gradients);
+  }
+  override softmax(x: View, out: View): void {
+    if (!softmax(this.#cpu, x, out)) super.softmax(x, out);
   }
   override swiglu(gate: View, up: View, out: View): void {
     if (!swiglu(this.#cpu, gate, up, out)) super.swiglu(gate, up, out);

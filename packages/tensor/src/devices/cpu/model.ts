@@ -8,6 +8,7 @@ import { dropoutKernel } from "./kernels/dropout.ts";
 import { rmsNormBackwardKernel, rmsNormKernel, rmsNormWeightGradKernel } from "./kernels/norm.ts";
 import { DROPOUT_WORDS, writeDropout } from "./kernels/philox.ts";
 import { ropeKernel } from "./kernels/rope.ts";
+import { softmaxKernel } from "./kernels/softmax.ts";
 
 const rmsNormKernels = { f32: rmsNormKernel("f32*"), bf16: rmsNormKernel("bf16*") };
 const rmsNormBackwardKernels = {
@@ -40,6 +41,15 @@ export function rmsNorm(cpu: CpuContext, x: View, weight: View, eps: number, out
     rowsOf(x),
     rowChunk(n),
   );
+  return true;
+}
+
+export function softmax(cpu: CpuContext, x: View, out: View): boolean {
+  const [sx, so] = [rowStride(x), rowStride(out)];
+  if (!isF32(x, out) || sx === undefined || so === undefined) return false;
+  const n = x.shape.at(-1)!;
+  const at = (view: View) => cpu.address(view, "softmax");
+  cpu.kernels.run(softmaxKernel, { n, x: at(x), sx, out: at(out), so, ones: cpu.ones }, rowsOf(x), rowChunk(n));
   return true;
 }
 

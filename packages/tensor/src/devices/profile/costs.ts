@@ -15,7 +15,7 @@ export interface Cost {
 /** The methods of a device that compute or move data and return nothing. */
 export type Primitive = Exclude<
   {
-    [K in keyof Device]-?: Device[K] extends (...args: never[]) => infer Result
+    [K in keyof Device]-?: Required<Device>[K] extends (...args: never[]) => infer Result
       ? unknown extends Result
         ? never
         : undefined extends Result
@@ -26,7 +26,7 @@ export type Primitive = Exclude<
   "free"
 >;
 
-type Costs = { readonly [K in Primitive]: (...args: Parameters<Device[K]>) => Cost };
+type Costs = { readonly [K in Primitive]: (...args: Parameters<Required<Device>[K]>) => Cost };
 
 const product = (numbers: readonly number[]): number => numbers.reduce((a, b) => a * b, 1);
 const size = ({ shape }: View): number => product(shape);
@@ -80,6 +80,7 @@ export const COSTS: Costs = {
     bytes: bytes(x, a, b, low, grad, gradX, gradX, gradA, gradB),
     detail: `${dims(...x.shape)} · ${dims(...[...a.shape].reverse())} · ${dims(...[...b.shape].reverse())}`,
   }),
+  softmax: (x, out) => ({ flops: 5 * size(out), bytes: bytes(x, out), detail: `[${shapeOf(out)}]` }),
   swiglu: (gate, up, out) => ({ flops: 5 * size(out), bytes: bytes(gate, up, out), detail: `[${shapeOf(out)}]` }),
   swigluBackward: (grad, gate, up, gradGate, gradUp) => ({
     flops: 9 * size(grad),

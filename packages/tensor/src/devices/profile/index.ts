@@ -52,7 +52,9 @@ export class Profile {
 export function profiled(device: Device, profile: Profile): Device {
   const methods = new Map<PropertyKey, unknown>();
   for (const primitive of Object.keys(COSTS) as Primitive[]) {
-    const run = (device[primitive] as (...args: never[]) => void).bind(device);
+    const method = device[primitive] as ((...args: never[]) => void) | undefined;
+    if (!method) continue;
+    const run = method.bind(device);
     methods.set(primitive, (...args: never[]) => {
       const started = performance.now();
       run(...args);

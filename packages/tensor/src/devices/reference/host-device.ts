@@ -84,6 +84,9 @@ export abstract class HostDevice implements Device {
   lowRankBackward(args: LowRankArgs, gradients: LowRankGradients): void {
     modelLoops.lowRankBackward(this.#host, args, gradients);
   }
+  softmax(x: View, out: View): void {
+    modelLoops.softmax(this.#host, x, out);
+  }
   swiglu(gate: View, up: View, out: View): void {
     modelLoops.swiglu(this.#host, gate, up, out);
   }

@@ -61,6 +61,20 @@ export function rmsNormBackward(
   if (gradWeight) store(host, gradWeight, dw);
 }
 
+/** The definition of `Device.softmax`. */
+export function softmax(host: HostArray, x: View, out: View): void {
+  const n = x.shape.at(-1)!;
+  const values = load(host, x);
+  for (let from = 0; from < values.length; from += n) {
+    const row = values.subarray(from, from + n);
+    const greatest = row.reduce((a, b) => Math.max(a, b));
+    let sum = 0;
+    for (let i = 0; i < n; i++) sum += row[i] = Math.exp(row[i] - greatest);
+    for (let i = 0; i < n; i++) row[i] /= sum;
+  }
+  store(host, out, values);
+}
+
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 
 /** The definition of `Device.swiglu` (Shazeer, 2020). */

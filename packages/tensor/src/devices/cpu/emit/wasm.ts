@@ -13,6 +13,7 @@ import type {
   Comparison,
   Condition,
   Element,
+  Immediate,
   Instruction,
   KernelCode,
   Node,
@@ -84,6 +85,13 @@ const LANES = 4;
 
 const bytesOf = (lanes: readonly number[]): number[] => lanes.flatMap((lane) => [0, 1, 2, 3].map((b) => lane * 4 + b));
 
+/** A vector constant as it lies in memory. */
+function vectorBytes({ type, value, bytes }: Immediate): Uint8Array {
+  if (bytes) return Uint8Array.from(bytes);
+  const lanes = Array(LANES).fill(value);
+  return new Uint8Array((type === "vi" ? Int32Array.from(lanes) : Float32Array.from(lanes)).buffer);
+}
+
 /** A module of one kernel; see `wasmModule` for what it imports and exports. */
 export function emitWasm(code: KernelCode): Uint8Array<ArrayBuffer> {
   removeMoves(code);
@@ -97,6 +105,8 @@ class Emitter {
   readonly #types: ValueType[] = [];
   /** A vector local for reductions. */
   readonly #spare: number;
+  /** Locals of the vector constants that loops use: compilers of WebAssembly would make them anew each time. */
+  readonly #constants = new Map<string, number>();
 
   constructor(code: KernelCode) {
     this.#code = code;
@@ -118,8 +128,32 @@ class Emitter {
   }
 
   run(): Uint8Array<ArrayBuffer> {
+    this.#keepConstants(this.#code.body, false);
     this.#nodes(this.#code.body);
     return wasmModule(this.#types, this.#writer.bytes);
+  }
+
+  /** Puts the vector constants of loops into locals. */
+  #keepConstants(nodes: readonly Node[], inLoop: boolean): void {
+    const w = this.#writer;
+    for (const node of nodes) {
+      if (node.kind === "loop") this.#keepConstants(node.body, true);
+      else if (node.kind === "if") {
+        this.#keepConstants(node.yes, inLoop);
+        this.#keepConstants(node.no, inLoop);
+      } else if (node.kind === "op" && inLoop) {
+        for (const arg of node.args) {
+          if (arg.kind === "reg" || arg.type === "index" || arg.type === "f32") continue;
+          const bytes = vectorBytes(arg);
+          if (this.#constants.has(bytes.join())) continue;
+          const local = 3 + this.#types.length;
+          this.#types.push("v128");
+          this.#constants.set(bytes.join(), local);
+          w.v128(bytes);
+          w.set(local);
+        }
+      }
+    }
   }
 
   #nodes(nodes: readonly Node[]): void {
@@ -160,10 +194,11 @@ class Emitter {
     if (operand.kind === "reg") w.get(this.#local(operand));
     else if (operand.type === "index") w.i32(operand.value);
     else if (operand.type === "f32") w.f32(operand.value);
-    else if (operand.bytes) w.v128(Uint8Array.from(operand.bytes));
     else {
-      const lanes = Array(LANES).fill(operand.value);
-      w.v128(new Uint8Array((operand.type === "vi" ? Int32Array.from(lanes) : Float32Array.from(lanes)).buffer));
+      const bytes = vectorBytes(operand);
+      const local = this.#constants.get(bytes.join());
+      if (local === undefined) w.v128(bytes);
+      else w.get(local);
     }
   }
 

@@ -40,18 +40,17 @@ export function sigmoid(k: Builder, x: VF): VF {
   return k.vector(1).div(fraction.fma(power, 1));
 }
 
-/** 1.5·2²³: a number added to it is rounded to an integer, which is then in the low bits. */
-const ROUNDING = 1.5 * 2 ** 23;
+/** 1.5·2²³ + 127: a number added to it is rounded to an integer, which is in the low bits as the exponent of its power of 2. */
+const ROUNDING = 1.5 * 2 ** 23 + 127;
 
 /** eˣ for x below 88, within 1 ulp from −87.3 on: a third fewer steps than `exp`, and 0 in place of subnormal numbers. */
 export function expOfNegative(k: Builder, x: VF): VF {
-  // Without fused multiply-add the shorter way is no shorter.
-  if (!k.target.fused) return exp(k, x);
   const shifted = x.fma(Math.LOG2E, ROUNDING);
   const n = shifted.sub(ROUNDING);
   const r = n.fnma(-2.1219444e-4, n.fnma(0.693359375, x));
   const fraction = polynomial(k, r, EXP).fma(r.mul(r), r).add(1);
-  const result = fraction.bits().add(shifted.bits().shl(23)).float();
+  // A product, so that a NaN stays one.
+  const result = fraction.mul(shifted.bits().shl(23).float());
   return x.compare("lt", -126 * Math.LN2).select(k.zero(), result);
 }
 
