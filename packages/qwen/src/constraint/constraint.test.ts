@@ -11,6 +11,11 @@ import { tokenTries } from "./token-trie.ts";
 const tokenizer = smallTokenizer();
 const { end } = tokenizer;
 
+const SCRIPTS =
+  "Adlm Ahom Arab Armn Avst Bali Bamu Batk Beng Bopo Brah Brai Bugi Buhd Cari Cakm Cham Cher Copt Cprt Cyrl Dsrt Dupl Elba Ethi Geor Goth Gran Grek Gujr Guru Hani Hang Hano Hatr Hebr Hira Java Kthi Knda Kana Khar Khmr".split(
+    " ",
+  );
+
 describe("regular expressions", () => {
   const matches = (pattern: string, text: string): boolean => meets(regexConstraint(pattern, tokenizer)(), text, end);
   test("by hand", () => {
@@ -18,6 +23,7 @@ describe("regular expressions", () => {
     expect(matches("(?:ab|c)+\\d{2,3}", "abcab1")).toBe(false);
     expect(matches("[一-龥]{2}\\p{L}?", "中文é")).toBe(true);
     expect(matches("[^\\w\\s]", "€")).toBe(true);
+    expect(matches("\\p{sc=Grek}".repeat(60), "α".repeat(60))).toBe(true);
     expect(matches("^a$|^b$", "b")).toBe(true);
     expect(matches("(?<year>\\d{4})-\\x41\\u{1F600}\\ud83d\\ude00", "2026-A😀😀")).toBe(true);
     expect(matches("", "")).toBe(true);
@@ -128,6 +134,8 @@ describe("regular expressions", () => {
     ["(?:a|b)*a(?:a|b){20}", "states as an automaton"],
     ["(?:(?:(?:a{100}){100}){100}){100}", "states"],
     ["(?:(?:(?:(?:){1000}){1000}){1000}){1000}", "steps"],
+    // Each property asks for all of Unicode, and there are hundreds.
+    [SCRIPTS.map((script) => `\\p{sc=${script}}`).join(""), "steps"],
     ["a$b", "no text matches"],
   ];
   test.each(wrong.map(([pattern, reason]) => [reason, pattern] as const))("refused: %s", (reason, pattern) => {

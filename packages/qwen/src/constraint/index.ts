@@ -1,4 +1,5 @@
 import type { TokenConstraint } from "../engine/types.ts";
+import { Budget } from "./budget.ts";
 import { CompiledConstraint, type ConstraintOptions } from "./constraint.ts";
 import { ConstraintError } from "./errors.ts";
 import { grammarOf } from "./grammar.ts";
@@ -62,7 +63,8 @@ export function regexConstraint(
   tokenizer: ConstraintTokenizer,
   options: ConstraintOptions = {},
 ): ConstraintFactory {
-  const automaton = compileRegex(parseRegex(pattern), "utf8");
+  const budget = new Budget();
+  const automaton = compileRegex(parseRegex(pattern, budget), "utf8", budget);
   if (!automaton) throw new ConstraintError(`no text matches the pattern ${JSON.stringify(pattern)}`);
   const compiled = new CompiledConstraint(grammarOf(automaton), tokenizer, options);
   return () => compiled.begin();

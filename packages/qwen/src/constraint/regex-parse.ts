@@ -1,4 +1,5 @@
 import type { TableAutomaton } from "./automaton.ts";
+import { Budget } from "./budget.ts";
 import { type CodeRange, invert, LAST_CODE_POINT, normalize } from "./code-points.ts";
 import { ConstraintError } from "./errors.ts";
 import { LIMITS } from "./limits.ts";
@@ -68,23 +69,25 @@ export function literal(text: string): RegexNode {
  *
  * @throws ConstraintError naming the place
  */
-export function parseRegex(pattern: string): RegexNode {
+export function parseRegex(pattern: string, budget = new Budget()): RegexNode {
   if (pattern.length > LIMITS.patternLength) {
     throw new ConstraintError(
       `the pattern has ${pattern.length} characters; at most ${LIMITS.patternLength} are allowed`,
     );
   }
-  return new Parser(pattern).parse();
+  return new Parser(pattern, budget).parse();
 }
 
 class Parser {
   readonly #pattern: string;
   readonly #chars: readonly string[];
+  readonly #budget: Budget;
   #at = 0;
   #depth = 0;
 
-  constructor(pattern: string) {
+  constructor(pattern: string, budget: Budget) {
     this.#pattern = pattern;
+    this.#budget = budget;
     this.#chars = Array.from(pattern);
   }
 
@@ -281,6 +284,7 @@ class Parser {
   #property(isInverted: boolean): readonly CodeRange[] {
     const rest = this.#chars.slice(this.#at, this.#at + 60).join("");
     const found = /^[pP]\{([A-Za-z0-9_]+(?:=[A-Za-z0-9_]+)?)\}/.exec(rest);
+    if (found) this.#budget.spendOnce(found[1], PROPERTY_STEPS);
     const ranges = found && unicodeProperty(found[1]);
     if (!ranges) this.#fail("has a \\p{…} that names no property of Unicode");
     this.#at += found[0].length;
@@ -294,6 +298,8 @@ function isSingle(ranges: readonly CodeRange[]): boolean {
 
 const properties = new Map<string, readonly CodeRange[]>();
 const KEPT_PROPERTIES = 64;
+/** What a property counts: a fortieth of what one schema or pattern may cost. */
+const PROPERTY_STEPS = LIMITS.steps / 40;
 
 /** The code points that `\p{name}` means, asked of the JavaScript engine one by one (some 20 ms), or undefined. */
 function unicodeProperty(name: string): readonly CodeRange[] | undefined {

@@ -259,7 +259,9 @@ class Compiler {
           : new StringAutomaton(minLength, maxLength);
       const nodes = [
         ...formats.map((format) => formatOf(format, plain.path)),
-        ...patterns.filter((p) => !formats.includes(PATTERNS_OF_FORMATS[p])).map((p) => patternOf(p, plain.path)),
+        ...patterns
+          .filter((p) => !formats.includes(PATTERNS_OF_FORMATS[p]))
+          .map((p) => patternOf(p, plain.path, this.#budget)),
       ];
       let found: ByteAutomaton | undefined = length;
       for (const node of nodes) {
@@ -370,11 +372,11 @@ function formatOf(format: string, path: string): RegexNode {
 }
 
 /** A pattern may match anywhere in the text. */
-function patternOf(pattern: string, path: string): RegexNode {
+function patternOf(pattern: string, path: string, budget: Budget): RegexNode {
   try {
     return sequence(
       ANY_TEXT,
-      parseRegex(PATTERNS_OF_FORMATS[pattern] ? `^(?:${FORMATS[PATTERNS_OF_FORMATS[pattern]]})$` : pattern),
+      parseRegex(PATTERNS_OF_FORMATS[pattern] ? `^(?:${FORMATS[PATTERNS_OF_FORMATS[pattern]]})$` : pattern, budget),
       ANY_TEXT,
     );
   } catch (error) {
