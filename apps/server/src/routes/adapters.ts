@@ -96,7 +96,8 @@ export function adapterRoutes(app: Router, service: Service): void {
 
 /** A path below the allowed folder, links resolved. @throws ApiError for one that is elsewhere, or nowhere */
 async function allowedPath(root: string | undefined, path: string): Promise<string> {
-  const home = await realpath(root!);
+  const home = await realpath(root!).catch(() => undefined);
+  if (home === undefined) throw new ApiError("unavailable", "the server's folder of adapters is not there any more");
   const given = join(home, path);
   const inside = (found: string): boolean => found === home || found.startsWith(home + sep);
   if (!inside(given) || path.includes("\0")) {
