@@ -70,13 +70,14 @@ export const target: FuzzTarget = {
     if (!URL.canParse(path, "http://localhost") || !path.startsWith("/") || path.startsWith("//")) return;
     const body = data.slice(data.indexOf(0) + 1);
     const headers = { host: "localhost" };
-    const response = await app.fetch(new Request(new URL(path, "http://localhost"), { method: "POST", headers, body }));
+    const url = new URL(path, "http://localhost");
+    const response = await app.fetch(new Request(url, { method: "POST", headers, body }));
     const said = await response.text();
     // 503: what the echo has not, such as a limit that is full.
     check(response.status < 500 || response.status === 503, () => `${response.status} ${said}`);
     if (response.status < 400) return;
     const { error } = JSON.parse(said);
-    const message: unknown = path.startsWith("/api/") ? error : error?.message;
+    const message: unknown = url.pathname.startsWith("/api/") ? error : error?.message;
     check(typeof message === "string" && message.length > 0, () => `${response.status} without a word: ${said}`);
   },
 };

@@ -117,6 +117,7 @@ describe("regular expressions", () => {
     ["(?<!a)b", "lookbehind"],
     ["(a)\\1", "refers to a group"],
     ["\\bword", "edges of words"],
+    ["(?<a\\t>b)", "not a word"],
     ["(", "( without its )"],
     ["a)", ") without its ("],
     ["[a", "[ without its ]"],

@@ -78,6 +78,9 @@ export function parseRegex(pattern: string, budget = new Budget()): RegexNode {
   return new Parser(pattern, budget).parse();
 }
 
+/** Names of groups are those of variables. */
+const GROUP_NAME = /^[$_\p{ID_Start}][$\p{ID_Continue}]*$/u;
+
 class Parser {
   readonly #pattern: string;
   readonly #chars: readonly string[];
@@ -182,10 +185,14 @@ class Parser {
     if (this.#eat("?")) {
       const kind = this.#peek();
       if (kind === "<" && this.#peek(1) !== "=" && this.#peek(1) !== "!") {
-        while (this.#peek() !== ">") {
-          if (this.#peek() === undefined) this.#fail("has a name of a group without its end");
+        this.#at++;
+        let name = "";
+        for (let char = this.#peek(); char !== ">"; char = this.#peek()) {
+          if (char === undefined) this.#fail("has a name of a group without its end");
+          name += char;
           this.#at++;
         }
+        if (!GROUP_NAME.test(name)) this.#fail("has a group whose name is not a word");
         this.#at++;
       } else if (!this.#eat(":")) {
         this.#fail("has a lookahead, a lookbehind or flags, which are not supported");
