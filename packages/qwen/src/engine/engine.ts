@@ -101,7 +101,7 @@ export class Engine implements GenerationEngine {
     this.#maxWaiting = maxWaiting;
     this.#endTokens = endTokens;
     this.#proposedTokens = proposedTokens;
-    const cache = new CacheRows(config, pages * PAGE_ROWS, device, cacheType);
+    const cache = new CacheRows(config, pages * PAGE_ROWS, device, { type: cacheType, keyBiases: model.keyBiases });
     this.#cache = cache;
     this.#scheduler = new Scheduler({ pages, maxRunning, promptRows, promptRowsBeside }, (from, to) =>
       cache.copy([...from], [...to]),

@@ -8,6 +8,7 @@ import {
   GradientError,
   isGradEnabled,
   noGrad,
+  rope,
   scope,
   Tensor,
 } from "@tslm/tensor";
@@ -29,6 +30,28 @@ export interface CacheOptions {
   device?: Device;
   /** Default `f32`. */
   type?: CacheType;
+  /** `model.keyBiases`: with `q8_0` as near as rounding allows only with them. */
+  keyBiases?: KeyBiases;
+}
+
+/**
+ * The part of a model's keys that no text changes: the bias of each layer's key projection. In Qwen2.5 it is far larger than
+ * what differs between keys (up to 158 in the 0.5B model), and blocks round in proportion to their largest number, so a
+ * cache of blocks keeps keys without it.
+ */
+export interface KeyBiases {
+  /** f32 [kvHeads × headDim] of each layer. */
+  readonly layers: readonly Tensor[];
+  /** f32 [headDim / 2], radians per position. */
+  readonly frequencies: Tensor;
+}
+
+/** Keys and values of a layer as attention reads them, [capacity, kvHeads, size] in the cache's type. */
+export interface StoredKeys {
+  readonly k: Tensor;
+  readonly v: Tensor;
+  /** What the keys lack, as `attention` takes it. */
+  readonly keyBias?: { readonly bias: Tensor; readonly rotations: Tensor };
 }
 
 /** What a cache must know of a model. */
@@ -41,14 +64,16 @@ export type CacheShape = Pick<
 export interface CacheStore {
   /** Rows there is room for now. */
   readonly capacity: number;
+  /** Whether keys lack a part that depends on their position, see {@link StoredKeys.keyBias}. */
+  readonly addsToKeys?: boolean;
   /**
    * Writes a layer's new rows and gives all of that layer's. For the model's attention.
    *
    * @param k f32 [rows, kvHeads, size], and so v
    * @param slots i32 [rows]
-   * @returns k and v [capacity, kvHeads, size], of the cache's type
+   * @param positions i32 [rows]. In a cache with a bias of keys, key j of a segment stands at position j
    */
-  store(layer: number, k: Tensor, v: Tensor, slots: Tensor): [Tensor, Tensor];
+  store(layer: number, k: Tensor, v: Tensor, slots: Tensor, positions: Tensor): StoredKeys;
 }
 
 /** Keys or values of one layer. */
@@ -74,19 +99,29 @@ export class CacheRows implements CacheStore {
   readonly #device: Device;
   readonly #type: CacheType;
   readonly #layers: readonly Layer[];
+  readonly #keyBiases: KeyBiases | undefined;
+  /** f32 [capacity, headDim]: cosines and sines of each position. */
+  #rotations: Tensor | undefined;
   #capacity: number;
 
   /** @throws RangeError where heads or the device do not take the type */
-  constructor(config: CacheShape, capacity: number, device: Device, type: CacheType = "f32") {
+  constructor(
+    config: CacheShape,
+    capacity: number,
+    device: Device,
+    { type = "f32", keyBiases }: Pick<CacheOptions, "type" | "keyBiases"> = {},
+  ) {
     if (type !== "f32") checkBlocks(config, device, type);
     this.#config = config;
     this.#device = device;
     this.#type = type;
+    this.#keyBiases = type === "f32" ? undefined : keyBiases;
     this.#capacity = capacity;
     this.#layers = Array.from({ length: config.numHiddenLayers }, () => ({
       k: this.#make(capacity),
       v: this.#make(capacity),
     }));
+    this.#rotate();
   }
 
   /** Bytes that a row takes in all layers. */
@@ -97,8 +132,11 @@ export class CacheRows implements CacheStore {
   get capacity(): number {
     return this.#capacity;
   }
+  get addsToKeys(): boolean {
+    return this.#keyBiases !== undefined;
+  }
 
-  store(layer: number, k: Tensor, v: Tensor, slots: Tensor): [Tensor, Tensor] {
+  store(layer: number, k: Tensor, v: Tensor, slots: Tensor, positions: Tensor): StoredKeys {
     if (isGradEnabled() && (k.requiresGrad || v.requiresGrad)) {
       throw new GradientError("cache", "no gradient flows through a key/value cache; use it inside noGrad()");
     }
@@ -109,7 +147,14 @@ export class CacheRows implements CacheStore {
       return heads;
     };
     const own = this.#layers[layer]!;
-    return [write(k, own.k), write(v, own.v)];
+    if (!this.#keyBiases) return { k: write(k, own.k), v: write(v, own.v) };
+    const { layers, frequencies } = this.#keyBiases;
+    const bias = layers[layer]!.reshape(1, k.shape[1]!, k.shape[2]!);
+    const common = rope(bias.expand(...k.shape), positions, frequencies);
+    return {
+      ...{ k: write(k.sub(common), own.k), v: write(v, own.v) },
+      keyBias: { bias: bias.reshape(k.shape[1]!, k.shape[2]!), rotations: this.#rotations! },
+    };
   }
 
   /** Makes room for `capacity` rows; what the present ones hold stays. */
@@ -128,6 +173,7 @@ export class CacheRows implements CacheStore {
       layer.v = grown(layer.v);
     }
     this.#capacity = capacity;
+    this.#rotate();
   }
 
   /** Copies rows to others, of all layers; both lists are alike long. */
@@ -153,6 +199,25 @@ export class CacheRows implements CacheStore {
       freeRows(k);
       freeRows(v);
     }
+    this.#rotations?.dispose();
+  }
+
+  /** Angles of as many positions as there are rows: no sequence is longer. */
+  #rotate(): void {
+    if (!this.#keyBiases) return;
+    this.#rotations?.dispose();
+    const { frequencies } = this.#keyBiases;
+    const { headDim } = this.#config;
+    const positions = Math.min(this.#capacity, this.#config.maxPositionEmbeddings);
+    // What (1, 0) is rotated to.
+    const ones = Float32Array.from({ length: headDim }, (_, i) => (i < headDim / 2 ? 1 : 0));
+    this.#rotations = noGrad(() =>
+      scope(() => {
+        const units = Tensor.from(ones, [1, 1, headDim], { device: this.#device }).expand(positions, 1, headDim);
+        const places = arange(positions, { device: this.#device });
+        return rope(units, places, frequencies).reshape(positions, headDim);
+      }),
+    ).keep();
   }
 
   #make(capacity: number): Rows {
@@ -218,7 +283,7 @@ export class KeyValueCache implements CacheStore {
     this.device = options.device ?? defaultDevice();
     this.limit = options.fixed ? capacity : positions;
     this.#fixed = options.fixed ?? false;
-    this.#rows = new CacheRows(config, capacity, this.device, options.type);
+    this.#rows = new CacheRows(config, capacity, this.device, options);
   }
 
   /** Tokens held. */
@@ -228,6 +293,9 @@ export class KeyValueCache implements CacheStore {
   /** Rows there is room for now. */
   get capacity(): number {
     return this.#rows.capacity;
+  }
+  get addsToKeys(): boolean {
+    return this.#rows.addsToKeys;
   }
 
   /**
@@ -271,8 +339,8 @@ export class KeyValueCache implements CacheStore {
   }
 
   /** See {@link CacheStore.store}. */
-  store(layer: number, k: Tensor, v: Tensor, slots: Tensor): [Tensor, Tensor] {
-    return this.#rows.store(layer, k, v, slots);
+  store(layer: number, k: Tensor, v: Tensor, slots: Tensor, positions: Tensor): StoredKeys {
+    return this.#rows.store(layer, k, v, slots, positions);
   }
 
   dispose(): void {

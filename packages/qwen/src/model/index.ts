@@ -4,7 +4,9 @@ export {
   type CacheShape,
   type CacheStore,
   type CacheType,
+  type KeyBiases,
   KeyValueCache,
+  type StoredKeys,
 } from "./cache.ts";
 export {
   type AdapterRows,

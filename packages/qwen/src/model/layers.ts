@@ -86,15 +86,23 @@ export class Attention extends Module {
   o_proj: Projection;
   readonly config: ModelConfig;
   readonly layer: number;
+  readonly #keyBias: Tensor;
 
   constructor(config: ModelConfig, layer: number, source: ParameterSource) {
     super();
     this.config = config;
     this.layer = layer;
     this.q_proj = biased(source, "q_proj");
-    this.k_proj = biased(source, "k_proj");
+    const k_proj = biased(source, "k_proj");
+    this.k_proj = k_proj;
+    this.#keyBias = k_proj.bias!;
     this.v_proj = biased(source, "v_proj");
     this.o_proj = unbiased(source, "o_proj");
+  }
+
+  /** The bias of `k_proj` [kvHeads × headDim], whatever is put around that. */
+  get keyBias(): Tensor {
+    return this.#keyBias;
   }
 
   /** x [rows, hidden] → residual + attention, [rows, hidden] */
@@ -102,10 +110,12 @@ export class Attention extends Module {
     const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim: size } = this.config;
     const { positions, frequencies, cache } = pass;
     const q = rope(project(this.q_proj, x, pass).reshape(-1, heads, size), positions, frequencies);
-    let k = rope(project(this.k_proj, x, pass).reshape(-1, kvHeads, size), positions, frequencies);
-    let v = project(this.v_proj, x, pass).reshape(-1, kvHeads, size);
-    if (cache) [k, v] = cache.store.store(this.layer, k, v, cache.slots);
-    const attended = attention(q, k, v, pass.segments, { keyRows: cache?.keyRows }).reshape(-1, heads * size);
+    const newK = rope(project(this.k_proj, x, pass).reshape(-1, kvHeads, size), positions, frequencies);
+    const newV = project(this.v_proj, x, pass).reshape(-1, kvHeads, size);
+    const stored = cache?.store.store(this.layer, newK, newV, cache.slots, positions);
+    const { k, v, keyBias } = stored ?? { k: newK, v: newV };
+    const given = { keyRows: cache?.keyRows, keyBias };
+    const attended = attention(q, k, v, pass.segments, given).reshape(-1, heads * size);
     return project(this.o_proj, attended, pass, residual);
   }
 }

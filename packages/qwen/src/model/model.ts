@@ -8,6 +8,7 @@ import {
   Linear,
   linearCrossEntropy,
   Module,
+  noGrad,
   parameter,
   RMSNorm,
   randn,
@@ -18,6 +19,7 @@ import {
 import type { ModelConfig } from "../config.ts";
 import { GGUF_ARCHITECTURE, ggufName } from "../gguf/names.ts";
 import { activationBytes } from "./activations.ts";
+import type { KeyBiases } from "./cache.ts";
 import { type PassSize, passFlops } from "./cost.ts";
 import { below, DecoderLayer, type LayerPass, type ParameterSource } from "./layers.ts";
 import { parameterShapes } from "./parameters.ts";
@@ -86,6 +88,7 @@ export class QwenModel extends Module implements LanguageModel {
   /** Keep only each layer's input for the gradient: less memory for one more forward pass. */
   recompute = false;
   readonly #frequencies: Tensor;
+  #keyBiases: readonly Tensor[] | undefined;
 
   /** @param source gives each parameter by its full name; {@link init} and `loadModel` make models */
   constructor(config: ModelConfig, source: ParameterSource) {
@@ -132,6 +135,14 @@ export class QwenModel extends Module implements LanguageModel {
 
   get device(): Device {
     return this.model.embed_tokens.weight.device;
+  }
+
+  /** See {@link KeyBiases}. Made once, and freed with the model. */
+  get keyBiases(): KeyBiases {
+    this.#keyBiases ??= this.model.layers.map(({ self_attn }) => {
+      return noGrad(() => scope(() => self_attn.keyBias.to("f32").clone())).keep();
+    });
+    return { layers: this.#keyBiases, frequencies: this.#frequencies };
   }
 
   /** What GGUF files call this architecture and its parameters; adapters in that format are read and written with it. */
@@ -224,6 +235,7 @@ export class QwenModel extends Module implements LanguageModel {
   override dispose(): void {
     super.dispose();
     this.#frequencies.dispose();
+    for (const bias of this.#keyBiases ?? []) bias.dispose();
   }
 
   #rows(values: Int32Array): Tensor {

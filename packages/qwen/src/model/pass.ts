@@ -1,11 +1,13 @@
 import type { Device, Segment, Tensor } from "@tslm/tensor";
-import type { CacheShape, CacheStore } from "./cache.ts";
+import type { CacheShape, CacheStore, KeyBiases } from "./cache.ts";
 import type { AdapterRows } from "./layers.ts";
 
 /** What passes, caches, generation and scoring need to know of a model: what another family's model has to offer. */
 export interface LanguageModel {
   readonly config: CacheShape & { readonly vocabSize: number };
   readonly device: Device;
+  /** For a cache of blocks; undefined where keys have no bias. */
+  readonly keyBiases?: KeyBiases;
   /** Hidden states after the final norm [rows, hidden]. */
   hidden(pass: Pass): Tensor;
   /** Scores of every token [rows, vocabSize] from hidden states [rows, hidden]. */
@@ -117,6 +119,11 @@ export function checkPass(pass: Pass, config: LanguageModel["config"]): void {
       throw new ContextLengthError(position + 1, config.maxPositionEmbeddings, "the model (max_position_embeddings)");
     }
     if (cache) checkSlot("slot", cache.slots[i]!, i, cache.store);
+  }
+  for (const { query, queries, keys } of cache?.store.addsToKeys ? pass.segments : []) {
+    if (queries > 0 && positions[query + queries - 1] !== keys - 1) {
+      throw new RangeError(`with this cache a sequence of ${keys} keys ends at position ${keys - 1}, not elsewhere`);
+    }
   }
   cache?.keyRows?.forEach((slot, i) => {
     checkSlot("key", slot, i, cache.store);

@@ -58,6 +58,18 @@ export interface MatmulOptions {
   readonly rows?: RowsKind;
 }
 
+/**
+ * What keys in blocks lack: key j of a segment is what k holds and `bias`, rotated to position j as {@link Device.rope} does.
+ * A bias, the same for all keys before they are rotated, may be far larger than what differs between them, and blocks round
+ * in proportion to their largest number.
+ */
+export interface KeyBias {
+  /** f32 [kvHeads, size] */
+  readonly bias: View;
+  /** f32 [positions, size]: cosines of the angles of a position, then their sines. */
+  readonly rotations: View;
+}
+
 /** Shape of an attention call. `scale` multiplies q·k (1/√head size). */
 export interface AttentionOptions {
   readonly segments: readonly Segment[];
@@ -67,6 +79,8 @@ export interface AttentionOptions {
    * in pages of a cache, and share them. Only for a device that {@link Device.readsKeyRows}, and not backward.
    */
   readonly keyRows?: View;
+  /** Only where k and v are blocks. */
+  readonly keyBias?: KeyBias;
   /** By each segment's number of queries unless given. */
   readonly rows?: RowsKind;
 }

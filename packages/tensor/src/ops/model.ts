@@ -1,5 +1,5 @@
 import { full } from "../creation.ts";
-import type { AttentionOptions, Device, RandomKey, Segment } from "../devices/device.ts";
+import type { AttentionOptions, Device, KeyBias, RandomKey, Segment } from "../devices/device.ts";
 import { isBlocks } from "../dtype.ts";
 import { DTypeError, GradientError, ShapeError, TensorError } from "../errors.ts";
 import { sameShape, show, sizeOf } from "../shape.ts";
@@ -26,6 +26,7 @@ export interface AttentionArgs {
   readonly segments: readonly Segment[];
   readonly scale: number;
   readonly keyRows?: Tensor;
+  readonly keyBias?: { readonly bias: Tensor; readonly rotations: Tensor };
 }
 
 export interface LossArgs {
@@ -125,7 +126,7 @@ export const modelOps = {
   attention: defineOp<AttentionArgs>({
     name: "attention",
     blocks: [1, 2],
-    infer([q, k, v], { segments, keyRows }) {
+    infer([q, k, v], { segments, keyRows, keyBias }) {
       checkFloat("attention", q);
       const asBlocks = k.dtype === "q8_0" && v.dtype === "q8_0" && q.device.readsBlockKeys;
       if (!asBlocks && (k.dtype !== q.dtype || v.dtype !== q.dtype))
@@ -145,12 +146,13 @@ export const modelOps = {
       if (keyRows && (keyRows.rank !== 1 || keyRows.dtype !== "i32")) {
         throw new ShapeError("attention", `keyRows must be i32 [keys], not ${keyRows.dtype} ${show(keyRows.shape)}`);
       }
+      if (keyBias) checkKeyBias(k, keyBias, segments);
       checkSegments(segments, q.shape[0], (keyRows ?? k).shape[0]);
       return { shape: q.shape, dtype: q.dtype };
     },
-    forward(context, [q, k, v], { segments, scale, keyRows }) {
+    forward(context, [q, k, v], { segments, scale, keyRows, keyBias }) {
       const out = context.output();
-      const options: AttentionOptions = { segments, scale, keyRows, rows: rowsKind() };
+      const options: AttentionOptions = { segments, scale, keyRows, keyBias, rows: rowsKind() };
       if (keyRows && context.recorded) {
         throw new GradientError("attention", "no gradient flows to keys by keyRows; use them inside noGrad()");
       }
@@ -236,6 +238,19 @@ export const modelOps = {
   }),
 } as const;
 
+function checkKeyBias(k: Tensor, { bias, rotations }: KeyBias, segments: readonly Segment[]): void {
+  const [, heads, size] = k.shape;
+  if (!isBlocks(k.dtype)) throw new DTypeError("attention", `a bias is added to keys in blocks, not to ${k.dtype}`);
+  const needed = segments.reduce((most, { keys }) => Math.max(most, keys), 0);
+  const fits = sameShape(bias.shape, [heads, size]) && rotations.rank === 2 && rotations.shape[1] === size;
+  if (!fits || rotations.shape[0] < needed || bias.dtype !== "f32" || rotations.dtype !== "f32") {
+    throw new ShapeError(
+      "attention",
+      `keys ${show(k.shape)} need a bias f32 [${heads},${size}] and rotations f32 [at least ${needed},${size}], not ${show(bias.shape)} and ${show(rotations.shape)}`,
+    );
+  }
+}
+
 function checkSegments(segments: readonly Segment[], queries: number, keys: number): void {
   for (const s of segments) {
     const whole = [s.query, s.queries, s.key, s.keys].every((n) => Number.isSafeInteger(n) && n >= 0);
@@ -277,6 +292,8 @@ export function swiglu(gate: Tensor, up: Tensor): Tensor {
  * k and v [keys, kvHeads, size]; scale is 1/√size unless given. Segments must cover every query once.
  *
  * @param k f32 as q, or `q8_0` as v, for devices that take it and without a gradient
+ * @param keyBias what is added to keys in blocks: bias f32 [kvHeads, size] rotated to each key's place in its segment;
+ *   rotations f32 [positions, size] hold a position's cosines, then its sines
  * @param keyRows i32 [n]: segments count their keys here, key j being row keyRows[j] of k and v. Trusted as indices are
  */
 export function attention(
@@ -284,9 +301,9 @@ export function attention(
   k: Tensor,
   v: Tensor,
   segments: readonly Segment[],
-  { scale = 1 / Math.sqrt(q.shape[2]), keyRows }: { scale?: number; keyRows?: Tensor } = {},
+  { scale = 1 / Math.sqrt(q.shape[2]), keyRows, keyBias }: Partial<Omit<AttentionArgs, "segments">> = {},
 ): Tensor {
-  return apply(modelOps.attention, [q, k, v], { segments, scale, keyRows });
+  return apply(modelOps.attention, [q, k, v], { segments, scale, keyRows, keyBias });
 }
 
 /**

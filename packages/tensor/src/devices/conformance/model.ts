@@ -240,6 +240,36 @@ export const modelTests: readonly DeviceTest[] = [
     },
   },
   {
+    name: "attention: a bias is added to keys in blocks, rotated to their places",
+    async run({ device, bounds }) {
+      if (!device.readsBlockKeys) return;
+      const [keys, heads, kvHeads, size, positions] = [187, 14, 2, 64, 100];
+      const segments = [segment(0, 3, 0, 70), segment(3, 40, 70, 100), segment(43, 1, 170, 17)];
+      const given = attentionInputs({ queries: 44, keys, heads, kvHeads, size, segments }, 63);
+      const random = numbers(64);
+      const [angle, half] = [(i: number) => Math.floor(i / size) * 0.7 ** (i % half), size / 2];
+      const inputs = {
+        ...{ q: given.q, k: blocks([keys, kvHeads, size], valuesOf(given.k)) },
+        v: blocks([keys, kvHeads, size], valuesOf(given.v)),
+        bias: operand("f32", [kvHeads, size], () => 6 * random() - 3),
+        rotations: operand("f32", [positions, size], (i) =>
+          i % size < half ? Math.cos(angle(i)) : Math.sin(angle(i)),
+        ),
+        keyRows: operand("i32", [keys], (i) => (i * 77 + 5) % keys),
+      };
+      const out = result("f32", [44, heads, size], { rel: 1e-5, abs: SOFTMAX * bounds.product * 12 });
+      for (const rows of ["few", "many"] as const) {
+        for (const paged of [false, true]) {
+          await agree(device, inputs, { out }, (d, v) => {
+            const keyBias = { bias: v.bias, rotations: v.rotations };
+            const options = { segments, scale: 0.125, rows, keyBias, keyRows: paged ? v.keyRows : undefined };
+            d.attention(v.q, v.k, v.v, options, v.out, undefined);
+          });
+        }
+      }
+    },
+  },
+  {
     name: "attention: scores too large for exp alone",
     async run(bench) {
       const c = ATTENTION[1];

@@ -1,7 +1,7 @@
 // Attention on matrix tiles: packed keys, the items of a call, and the kernels' arguments.
 import { isBlocks } from "../../dtype.ts";
 import type { AttentionOptions, RowsKind, Segment, View } from "../device.ts";
-import { operand } from "./attention-operand.ts";
+import { keyBiasOperand, operand } from "./attention-operand.ts";
 import type { CpuContext } from "./context.ts";
 import { groupBytes, type Parts, SIDE } from "./kernels/attention-tile-parts.ts";
 import {
@@ -43,7 +43,8 @@ function keyGroups(segments: readonly Segment[], kvHeads: number): number[] {
   const groups: number[] = [];
   for (const { key, keys } of segments) {
     for (let head = 0; head < kvHeads; head++) {
-      for (let first = 0; first < keys; first += SIDE) groups.push(key + first, Math.min(SIDE, keys - first), head);
+      for (let first = 0; first < keys; first += SIDE)
+        groups.push(key + first, Math.min(SIDE, keys - first), head, first);
     }
   }
   return groups;
@@ -101,11 +102,12 @@ function stretches(segments: readonly Segment[], kvHeads: number, group: number)
 }
 
 /** Sequences of a call and what multiplies its scores. */
-type Options = Pick<AttentionOptions, "segments" | "scale" | "keyRows">;
+type Options = Pick<AttentionOptions, "segments" | "scale" | "keyRows" | "keyBias">;
 
 /** Which forms of keys or values a call needs. */
 interface Forms {
   readonly view: View;
+  readonly bias?: AttentionOptions["keyBias"];
   readonly plain?: boolean;
   readonly transposed?: boolean;
 }
@@ -151,11 +153,12 @@ function prepared(
       place += formBytes;
       return packed.at(-1)!;
     };
-    for (const { view, ...form } of forms) {
+    for (const { view, bias, ...form } of forms) {
       const { rows, rowsRow: row, rowsHead: head } = operand(cpu, "rows", view);
       const [plain, transposed] = [take(form.plain), take(form.transposed)];
       const values = {
         ...{ rows, row, head, plain, transposed, size, groups: addresses[1]!, flag, slots, workspace },
+        ...keyBiasOperand(cpu, bias),
         keyRows: keyRows ? cpu.address(keyRows, "attention") : 0,
       };
       cpu.kernels.run(kernel, values, count);
@@ -171,7 +174,7 @@ export function attentionOnTiles(
   q: View,
   k: View,
   v: View,
-  { segments, scale, keyRows }: Options,
+  { segments, scale, keyRows, keyBias }: Options,
   out: View,
   lse: View | undefined,
 ): boolean {
@@ -180,7 +183,7 @@ export function attentionOnTiles(
   const group = heads / kvHeads;
   const items = columnItems(segments, kvHeads, group);
   const forms = [
-    { view: k, plain: true },
+    { view: k, plain: true, bias: keyBias },
     { view: v, transposed: true },
   ];
   return prepared(cpu, { segments, scale, keyRows, forms, tables: [items] }, ({ packed, tables, flag }) => {

@@ -2,8 +2,8 @@
 import { machineCode } from "#machine-code";
 import { BLOCKS } from "../../dtype.ts";
 import type { AttentionOptions, Segment, View } from "../device.ts";
-import { operand } from "./attention-operand.ts";
-import type { CpuContext } from "./context.ts";
+import { keyBiasOperand, operand } from "./attention-operand.ts";
+import { CONSTANT_BYTES, type CpuContext } from "./context.ts";
 import { attentionKernels, attentionWorkspaceBytes } from "./kernels/attention.ts";
 import {
   attentionBackwardKeys,
@@ -30,6 +30,14 @@ function groupOf(cpu: CpuContext, q: View, k: View, rows: readonly View[], perQu
 function wholeBlocks({ shape, strides, offset }: View): boolean {
   const { elements } = BLOCKS.q8_0;
   return [offset, shape[2]!, strides[0]!, strides[1]!].every((n) => n % elements === 0) && strides[2] === 1;
+}
+
+/** Whether the kernels can read the bias, or the zeros in the place of none. */
+function fitsBias(cpu: CpuContext, size: number, { keyBias }: AttentionOptions): boolean {
+  if (!keyBias) return 4 * size <= CONSTANT_BYTES;
+  return (
+    size % (2 * cpu.kernels.target.lanes) === 0 && keyBias.bias.strides[1] === 1 && keyBias.rotations.strides[1] === 1
+  );
 }
 
 /** Writes the words of items and runs `body` with their address. */
@@ -104,10 +112,10 @@ export function attention(
   const group = groupOf(cpu, q, k, blocks ? [q, out] : [q, k, v, out], [lse]);
   if (group === undefined) return false;
   const size = q.shape[2]!;
-  if (blocks && !(v.dtype === "q8_0" && wholeBlocks(k) && wholeBlocks(v))) return false;
-  const { scale, keyRows } = options;
+  if (blocks && !(v.dtype === "q8_0" && wholeBlocks(k) && wholeBlocks(v) && fitsBias(cpu, size, options))) return false;
+  const { scale, keyRows, keyBias } = options;
   const segments = forVectors(cpu, size, options, "forward", (tiles, onTiles) =>
-    tiles.attention(cpu, q, k, v, { segments: onTiles, scale, keyRows }, out, lse),
+    tiles.attention(cpu, q, k, v, { segments: onTiles, scale, keyRows, keyBias }, out, lse),
   );
   const { target } = cpu.kernels;
   const items = queryItems(segments, Math.floor(itemRows(target) / group), k.shape[1]!);
@@ -119,7 +127,7 @@ export function attention(
       ...{ ...operand(cpu, "q", q), ...operand(cpu, "k", k), ...operand(cpu, "v", v), ...operand(cpu, "out", out) },
       ...{ lse: lse ? cpu.address(lse, "attention") : 0, headStride: lse?.strides[0] ?? 0 },
       ...{ items: table, size, group, scale, workspace, slots },
-      keyRows: keyRows ? cpu.address(keyRows, "attention") : 0,
+      ...{ keyRows: keyRows ? cpu.address(keyRows, "attention") : 0, ...keyBiasOperand(cpu, keyBias) },
     };
     const count = items.length / ITEM_WORDS;
     cpu.kernels.run(kernel, values, count, chunkOf(q, segments, count));

@@ -43,7 +43,7 @@ function termsOf(precision: Precision): Terms {
 }
 
 /** Bytes of a constant that kernels may read: a vector's width several times over. */
-const CONSTANT_BYTES = 1024;
+export const CONSTANT_BYTES = 1024;
 
 export class CpuContext {
   readonly runtime: Runtime;

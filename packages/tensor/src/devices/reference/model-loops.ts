@@ -192,12 +192,14 @@ export function attention(
   const logSumExp = new Float64Array(heads * queries);
   const keyRows = options.keyRows && load(host, options.keyRows);
   const keyAt = (j: number): number => (keyRows ? keyRows[j] : j);
+  const rotated = rotatedBias(host, options);
   eachScore(options, heads, kvHeads, (row, h, first, count, kvHead) => {
     const scores = new Float64Array(count);
     let max = Number.NEGATIVE_INFINITY;
     for (let j = 0; j < count; j++) {
       const key = (keyAt(first + j) * kvHeads + kvHead) * size;
-      scores[j] = options.scale * dot(Q, (row * heads + h) * size, K, key, size);
+      const query = (row * heads + h) * size;
+      scores[j] = options.scale * (dot(Q, query, K, key, size) + dot(Q, query, rotated(j, kvHead), 0, rotated.size));
       max = Math.max(max, scores[j]);
     }
     let sum = 0;
@@ -210,6 +212,25 @@ export function attention(
   });
   store(host, out, result);
   if (lse) store(host, lse, logSumExp);
+}
+
+/** The bias of keys in blocks, rotated to a position. */
+function rotatedBias(host: HostArray, { keyBias }: AttentionOptions) {
+  if (!keyBias) return Object.assign(() => new Float64Array(), { size: 0 });
+  const size = keyBias.bias.shape[1];
+  const half = size / 2;
+  const [bias, rotations] = [load(host, keyBias.bias), load(host, keyBias.rotations)];
+  const at = (position: number, head: number): Float64Array => {
+    const out = new Float64Array(size);
+    for (let i = 0; i < half; i++) {
+      const [a, b] = [bias[head * size + i], bias[head * size + half + i]];
+      const [cos, sin] = [rotations[position * size + i], rotations[position * size + half + i]];
+      out[i] = a * cos - b * sin;
+      out[half + i] = b * cos + a * sin;
+    }
+    return out;
+  };
+  return Object.assign(at, { size });
 }
 
 /** The definition of `Device.attentionBackward`: P = exp(s − lse), dS = P·(dP − Σ grad·out). */

@@ -128,7 +128,18 @@ CLOSE.attention = (machine) => {
   const output = { out: out.address, outRow: heads * size, outHead: size };
   const forward = workspace(machine, attentionWorkspaceBytes(machine.target, size));
   machine.compile(attention)(
-    { ...common, ...output, lse: lse.address, items: items.address, keyRows: 0, ...forward },
+    {
+      ...common,
+      ...output,
+      lse: lse.address,
+      items: items.address,
+      keyRows: 0,
+      bias: 0,
+      biasHead: 0,
+      rotations: 0,
+      rotationsRow: 0,
+      ...forward,
+    },
     0,
     4,
   );

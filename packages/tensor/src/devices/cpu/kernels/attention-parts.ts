@@ -33,6 +33,14 @@ export const QKV = {
   vHead: "index",
 } as const;
 
+/** What is added to keys in blocks, see `KeyBias`: zeros with strides of 0 where there is none. */
+export const KEY_BIAS = {
+  bias: "f32*",
+  biasHead: "index",
+  rotations: "f32*",
+  rotationsRow: "index",
+} as const;
+
 export const COMMON = {
   /** From head to head of what holds one number for each head and query. */
   headStride: "index",
@@ -198,11 +206,36 @@ export function unpackRow(k: Builder, row: Pointer, size: Index, out: Pointer): 
   });
 }
 
+/** Adds a head's bias, rotated by a row of cosines and sines, to a key of `size` elements. */
+function addRotated(k: Builder, bias: Pointer, rotation: Pointer, size: Index, key: Pointer): void {
+  const half = size.sar(1);
+  const [cosines, sines] = [rotation, rotation.at(half).fixed()];
+  const [low, high] = [bias, bias.at(half).fixed()];
+  const upper = key.at(half).fixed();
+  k.loop({ to: half, step: k.lanes }, (i) => {
+    const [a, b] = [low.at(i).load(), high.at(i).load()];
+    const [cos, sin] = [cosines.at(i).load(), sines.at(i).load()];
+    key.at(i).store(
+      key
+        .at(i)
+        .load()
+        .add(a.mul(cos).sub(b.mul(sin))),
+    );
+    upper.at(i).store(
+      upper
+        .at(i)
+        .load()
+        .add(b.mul(cos).add(a.mul(sin))),
+    );
+  });
+}
+
 /**
  * Keys (or values) `from … from + count` of a head, as f32 one after another.
  *
  * @param row bytes from row to row
  * @param numbers as in {@link packKeys}
+ * @param bias of the head, and the rotation of the first key's position
  */
 export function unpackKeys(
   k: Builder,
@@ -213,11 +246,17 @@ export function unpackKeys(
   count: Index,
   to: Pointer,
   numbers?: Pointer,
+  bias?: { at: Pointer; rotations: Pointer; row: Index },
 ): void {
+  const rotation = bias && k.variable(bias.rotations);
   const out = k.variable(to);
   k.loop({ to: count }, (i) => {
     const key = from.add(i);
     unpackRow(k, head.atByte((numbers ? numbers.at(key).loadIndex() : key).mul(row)).fixed(), size, out);
+    if (bias && rotation) {
+      addRotated(k, bias.at, rotation, size, out);
+      rotation.advance(bias.row);
+    }
     out.advance(size);
   });
 }

@@ -12,7 +12,7 @@ import { defineKernel } from "../lang/kernel.ts";
 import { claimWorkspace } from "../lang/math.ts";
 import { beginTiles, endTiles } from "../lang/tiles.ts";
 import type { Index, Pointer, VF } from "../lang/values.ts";
-import { byLayout, type KeyLayout, layoutName, unpackKeys } from "./attention-parts.ts";
+import { byLayout, KEY_BIAS, type KeyLayout, layoutName, unpackKeys } from "./attention-parts.ts";
 import {
   bySize,
   Columns,
@@ -58,9 +58,9 @@ export const TILES_COMMON = {
   flag: "i32*",
 } as const;
 
-/** Words (i32) of a group of keys: the first, how many (at most 32), their head. */
-export const KEY_GROUP = { key: 0, keys: 1, kvHead: 2 } as const;
-export const KEY_GROUP_WORDS = 3;
+/** Words (i32) of a group of keys: the first, how many (at most 32), their head, and the first one's place in its sequence. */
+export const KEY_GROUP = { key: 0, keys: 1, kvHead: 2, place: 3 } as const;
+export const KEY_GROUP_WORDS = 4;
 
 /**
  * Words of an item: the query and head (of its key head's) of its first column, how many columns (at most 32), the keys that
@@ -79,6 +79,7 @@ const packArgs = {
   /** Elements as left tiles, unless 0. */
   transposed: "u16*",
   groups: "i32*",
+  ...KEY_BIAS,
   /** The row of each key, where groups count their keys in it. */
   keyRows: "i32*",
   slots: "i32*",
@@ -106,7 +107,15 @@ function packKernel(parts: Parts, layout: KeyLayout) {
       const first = paged ? head : place(head, word("key").mul(args.row));
       const numbers = args.keyRows.at(word("key")).fixed();
       if (blocks) {
-        unpackKeys(k, first, args.row, args.size, k.index(0), word("keys"), unpacked, paged ? numbers : undefined);
+        unpackKeys(
+          ...([k, first, args.row, args.size, k.index(0), word("keys"), unpacked] as const),
+          paged ? numbers : undefined,
+          {
+            at: args.bias.at(word("kvHead").mul(args.biasHead)).fixed(),
+            rotations: args.rotations.at(word("place").mul(args.rotationsRow)).fixed(),
+            row: args.rotationsRow,
+          },
+        );
       }
       const last = word("keys").sub(1);
       // Rows past the end repeat the last one: their weights are 0.

@@ -104,6 +104,7 @@ function run(machine: Machine, options: Case) {
   const out = machine.allocate(given.q.bytes);
   const lse = machine.allocate(heads * given.queries * 4);
   const slots = machine.allocate(4);
+  const zeros = machine.allocate(4 * size);
   const { paged = false, blocks = false } = options;
   const workspace = machine.allocate(attentionWorkspaceBytes(target, size, blocks));
   workspace.f32.fill(Number.NaN);
@@ -130,7 +131,7 @@ function run(machine: Machine, options: Case) {
         ...{ qRow: given.qRow, qHead: size, kRow, kHead, vRow: kRow, vHead: kHead },
         ...{ outRow: given.qRow, outHead: size, headStride: given.queries, group: given.group, size, scale },
         ...{ items: given.table.address, slots: slots.address, workspace: workspace.address },
-        keyRows: keyRows.address,
+        ...{ keyRows: keyRows.address, bias: zeros.address, biasHead: 0, rotations: zeros.address, rotationsRow: 0 },
       },
       item,
       item + 1,

@@ -20,6 +20,7 @@ import {
   ITEM,
   ITEM_WORDS,
   itemRows,
+  KEY_BIAS,
   type KeyLayout,
   keyBlock,
   layoutName,
@@ -63,6 +64,7 @@ const attentionArgs = {
   outHead: "index",
   lse: "f32*",
   ...COMMON,
+  ...KEY_BIAS,
   /** The row of each key, where items count their keys in it. */
   keyRows: "i32*",
 } as const;
@@ -116,7 +118,11 @@ function attentionKernel(layout: KeyLayout) {
         const end = block.add(blockKeys).min(seen);
         if (blocks) {
           const count = end.sub(block);
-          unpackKeys(k, keyHead, args.kRow, args.size, block, count, unpacked, numbers);
+          unpackKeys(k, keyHead, args.kRow, args.size, block, count, unpacked, numbers, {
+            at: args.bias.at(word("kvHead").mul(args.biasHead)).fixed(),
+            rotations: args.rotations.at(block.mul(args.rotationsRow)).fixed(),
+            row: args.rotationsRow,
+          });
           packKeys(k, unpacked, args.size, args.size, k.index(0), count, keys);
           unpackKeys(k, valueHead, args.vRow, args.size, block, count, unpacked, numbers);
         } else {

@@ -3,6 +3,7 @@
  * plain memory. Matrix tiles are modelled after Intel's description of TDPBF16PS. Every access must lie in a block that
  * was allocated. Operations that no tested kernel uses are refused.
  */
+import { fromF16 } from "../../../dtype.ts";
 import type { Address, Condition, Instruction, KernelCode, Node, Operand, Reg } from "./ir.ts";
 
 const TILE_ROWS = 16;
@@ -155,6 +156,10 @@ class Model {
     const floats = (of: (lane: number) => number) => all.map((lane) => bitsOf(of(lane)));
     const [a, b, c] = args;
     if (op === "load" || op === "loadBlock") return this.loadedLanes(instruction);
+    if (op === "broadcast" && instruction.element === "f16") {
+      const half = fromF16(this.memory.view.getUint16(this.memory.check(this.at(instruction.address!), 2), true));
+      return floats(() => half);
+    }
     if (op === "const" || op === "move") return all.map((lane) => this.int(a, lane));
     if (op === "splat") return dst.type === "vi" ? all.map(() => this.number(a) | 0) : floats(() => this.number(a));
     if (op === "lanes") return all.map((lane) => imm + lane);
@@ -193,11 +198,12 @@ class Model {
   private loadedLanes({ op, args, imm = 0, address, element, count }: Instruction): number[] {
     const { view } = this.memory;
     const from = this.at(address!);
-    const width = element === "u16" || element === "bf16" ? 2 : 4;
+    const width = element === "i8" ? 1 : element === "u16" || element === "bf16" ? 2 : 4;
     const there = Math.min(count ? this.numbers[count.id] : this.lanes, op === "load" ? this.lanes : 4);
     const bits = (place: number) => {
       this.memory.check(place, width);
       if (width === 4) return view.getInt32(place, true);
+      if (width === 1) return view.getInt8(place);
       return view.getUint16(place, true) << (element === "bf16" ? 16 : 0);
     };
     const first = op === "load" ? 0 : 4 * imm;
