@@ -10,6 +10,8 @@ export interface Row {
 }
 
 const ROUNDS = 5;
+/** Milliseconds of work, then of rest, before a job is timed: engines compile anew, in the background, what they find hot. */
+const WARM_UP = { work: 500, rest: 100 };
 
 /** Mean milliseconds of as many runs as `budget` milliseconds hold. */
 async function time(job: Job, budget: number): Promise<number> {
@@ -36,7 +38,8 @@ export async function compare(
       try {
         const job = await contender.prepare(task);
         verify(task, contender.name, await job.result());
-        await time(job, budget / 2);
+        await time(job, WARM_UP.work);
+        await new Promise((resolve) => setTimeout(resolve, WARM_UP.rest));
         jobs[i] = job;
       } catch (error) {
         rows[i].ms[task] = `failed: ${(error as Error).message.slice(0, 200)}`;

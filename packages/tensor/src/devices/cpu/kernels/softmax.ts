@@ -49,11 +49,25 @@ export const softmaxKernel = defineKernel(
         .splat();
 
       const sum = k.variable(k.zero());
-      k.loop({ to: whole, step: k.lanes }, (i) => {
-        const value = expOfNegative(k, x.at(i).load().sub(shift));
-        out.at(i).store(value);
-        sum.set(sum.add(value));
-      });
+      const from = k.variable(x);
+      const to = k.variable(out);
+      const step = (vectors: number) => () => {
+        for (let v = 0; v < vectors; v++) {
+          const value = expOfNegative(
+            k,
+            from
+              .at(v * k.lanes)
+              .load()
+              .sub(shift),
+          );
+          to.at(v * k.lanes).store(value);
+          sum.set(sum.add(value));
+        }
+        from.advance(vectors * k.lanes);
+        to.advance(vectors * k.lanes);
+      };
+      k.loop({ to: rounds, step: CHAINS * k.lanes, maySpill: true }, step(CHAINS));
+      k.loop({ from: rounds, to: whole, step: k.lanes }, step(1));
       k.if(rest.gt(0), () => {
         const value = expOfNegative(k, x.at(whole).load(rest).sub(shift));
         out.at(whole).store(value, rest);
@@ -61,7 +75,18 @@ export const softmaxKernel = defineKernel(
       });
 
       const scale = k.vector(1).div(sum.sum().splat());
-      k.vectors(n, (i, count) => out.at(i).store(out.at(i).load(count).mul(scale), count));
+      const place = k.variable(out);
+      k.loop({ to: rounds, step: CHAINS * k.lanes }, () => {
+        for (let v = 0; v < CHAINS; v++)
+          place.at(v * k.lanes).store(
+            place
+              .at(v * k.lanes)
+              .load()
+              .mul(scale),
+          );
+        place.advance(CHAINS * k.lanes);
+      });
+      k.vectors(n.sub(rounds), (i, count) => place.at(i).store(place.at(i).load(count).mul(scale), count));
     });
   },
 );

@@ -43,15 +43,15 @@ export function sigmoid(k: Builder, x: VF): VF {
 /** 1.5·2²³ + 127: a number added to it is rounded to an integer, which is in the low bits as the exponent of its power of 2. */
 const ROUNDING = 1.5 * 2 ** 23 + 127;
 
-/** eˣ for x below 88, within 1 ulp from −87.3 on: a third fewer steps than `exp`, and 0 in place of subnormal numbers. */
+/** eˣ for x below 88, within 1 ulp from −87.6 on: a third fewer steps than `exp`, and 0 in place of lesser numbers. */
 export function expOfNegative(k: Builder, x: VF): VF {
-  const shifted = x.fma(Math.LOG2E, ROUNDING);
+  // At −88 the exponent's bits are those of 0. The constant comes first, so that a NaN passes through.
+  const bounded = k.vector(-88).max(x);
+  const shifted = bounded.fma(Math.LOG2E, ROUNDING);
   const n = shifted.sub(ROUNDING);
-  const r = n.fnma(-2.1219444e-4, n.fnma(0.693359375, x));
+  const r = n.fnma(-2.1219444e-4, n.fnma(0.693359375, bounded));
   const fraction = polynomial(k, r, EXP).fma(r.mul(r), r).add(1);
-  // A product, so that a NaN stays one.
-  const result = fraction.mul(shifted.bits().shl(23).float());
-  return x.compare("lt", -126 * Math.LN2).select(k.zero(), result);
+  return fraction.mul(shifted.bits().shl(23).float());
 }
 
 const LOG = [
