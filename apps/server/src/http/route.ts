@@ -17,6 +17,8 @@ export interface Answers {
   readonly others?: Readonly<Record<string, z.ZodType>>;
   /** Default 200. */
   readonly status?: 200 | 201 | 204;
+  /** What a 503 says, where it is an answer of the route's own and no error. */
+  readonly unavailable?: z.ZodType;
 }
 
 interface Route {
@@ -70,7 +72,7 @@ const WHEN: Record<number, string> = {
 function register(app: Router, route: Route, body?: z.ZodType): void {
   const { method, path, tag, summary, answers, isOpen = false } = route;
   const style = errorStyleOf(path);
-  const always = [403, 429, 500, 503, ...(isOpen ? [] : [401]), ...(body ? [400, 413] : [])];
+  const always = [403, 503, ...(isOpen ? [] : [401, 429, 500]), ...(body ? [400, 413] : [])];
   const content: Record<string, { schema: z.ZodType }> = {};
   if (answers.json) content["application/json"] = { schema: answers.json };
   for (const [type, schema] of Object.entries(answers.others ?? {})) content[type] = { schema };
@@ -78,7 +80,8 @@ function register(app: Router, route: Route, body?: z.ZodType): void {
     [answers.status ?? 200]: { description: answers.description, ...(Object.keys(content).length > 0 && { content }) },
   };
   for (const status of [...always, ...(route.errors ?? [])].sort()) {
-    responses[status] = { description: WHEN[status], content: { "application/json": { schema: ERRORS[style] } } };
+    const schema = (status === 503 && answers.unavailable) || ERRORS[style];
+    responses[status] = { description: WHEN[status], content: { "application/json": { schema } } };
   }
   app.openAPIRegistry.registerPath({
     method,

@@ -12,6 +12,7 @@ const healthSchema = z
     uptime_s: z.int(),
   })
   .openapi("Health");
+const readySchema = z.object({ ready: z.boolean() });
 
 /** `GET /health`, `GET /ready`, `GET /metrics`. */
 export function healthRoutes(app: Router, service: Service, admitted: () => number): void {
@@ -32,7 +33,7 @@ export function healthRoutes(app: Router, service: Service, admitted: () => numb
       tag: "Operation",
       summary: "Does it answer? The status is 503 where not",
       isOpen: true,
-      answers: { description: "It answers", json: healthSchema },
+      answers: { description: "It answers", json: healthSchema, unavailable: healthSchema },
     },
     (c) => {
       const status = statusNow();
@@ -59,7 +60,7 @@ export function healthRoutes(app: Router, service: Service, admitted: () => numb
       tag: "Operation",
       summary: "May requests be sent here? For load balancers",
       isOpen: true,
-      answers: { description: "Yes", json: z.object({ ready: z.boolean() }) },
+      answers: { description: "Yes", json: readySchema, unavailable: readySchema },
     },
     (c) => {
       const ready = statusNow() === "ok";
