@@ -17,6 +17,8 @@ export interface CreateDeviceOptions {
   isa?: string;
   /** For the cpu device, where the processor multiplies bf16 (AMX): `bf16` rounds the factors of matrix products; default `f32`. */
   precision?: "f32" | "bf16";
+  /** For the gpu device: the backend of gpu.js, and no other; default: `TENSOR_GPU_BACKEND`, else the first that works here. */
+  backend?: "webgpu" | "webgl2" | "webasm" | "cpu";
 }
 
 /**
@@ -43,8 +45,8 @@ export async function createDevice(name: DeviceName, options: CreateDeviceOption
       return new CpuDevice(options);
     }
     case "gpu": {
-      const { GpuDevice } = await import("./gpu/index.ts");
-      return GpuDevice.open();
+      const { openGpuDevice } = await import("./gpu/open.ts");
+      return openGpuDevice(options.backend);
     }
     default:
       throw new DeviceError("createDevice", `no device is called "${name}"; there are ${DEVICE_NAMES.join(", ")}`);

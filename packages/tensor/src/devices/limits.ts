@@ -50,7 +50,19 @@ export async function describeDevice(device: Device): Promise<Record<string, str
   const said = { device: name, isa, threads };
   // No GPU is loaded to find out that a device is none.
   if (name !== "gpu") return { ...said, types: device.dtypes.join(" ") };
-  const { GpuDevice } = await import("./gpu/index.ts");
+  const [{ GpuDevice }, { FallbackDevice, MOST_ELEMENTS }] = await Promise.all([
+    import("./gpu/index.ts"),
+    import("./gpu/fallback/device.ts"),
+  ]);
+
+  if (device instanceof FallbackDevice) {
+    const { backend, refused, dtypes } = device;
+    const why = refused.length > 0 ? { refused: refused.join("; ") } : {};
+    return {
+      ...{ ...said, adapter: backend.describe(), backend: `${backend.name} of gpu.js`, types: dtypes.join(" ") },
+      ...{ maxElementsOfKernel: MOST_ELEMENTS, ...backend.limits(), ...why },
+    };
+  }
   if (!(device instanceof GpuDevice)) return said;
   const { vendor, architecture, description, software, provider, features, limits } = device.adapter;
   return {
