@@ -1,4 +1,5 @@
 import { z } from "@hono/zod-openapi";
+import { CACHE_TYPES } from "@tslm/qwen";
 import { CONTEXT_POLICIES } from "../backend.ts";
 import { boolean, integer, is, listOf, notEmptyText, oneOf, strict } from "../http/checks.ts";
 import { DEFAULT_LIMITS, type Limits } from "../limits.ts";
@@ -113,6 +114,10 @@ export const serveSchema = strict(
     quantize: oneOf(["q8", "q4"]).optional(),
     /** Memory of the key/value cache. */
     cacheMegabytes: integer(1, 1 << 20).default(512),
+    /** How keys and values are kept there: q8_0 holds 3.76 times as many, rounded to 8 bits. */
+    cacheType: oneOf(CACHE_TYPES).default("f32"),
+    /** Seconds without a sign of life, with work to do, after which the model's thread is ended and started again; 0 never is. */
+    stallRestartSeconds: integer(0, 86_400).default(120),
   },
   "an object of settings",
 );

@@ -28,7 +28,9 @@ export interface StartOptions extends EngineOptions {
   readonly onProgress?: (loaded: number, total: number) => void;
   /** What the user should know of while it goes on. */
   readonly onWarning?: (message: string) => void;
-  /** The thread died and is started again. */
+  /** Seconds without a sign of life, with work to do, after which the thread is ended and started again; 0 or absent: never. */
+  readonly stallRestartSeconds?: number;
+  /** The thread died, or stood still, and is started again. */
   readonly onRestart?: (error: Error) => void;
 }
 
@@ -43,7 +45,8 @@ const END_MS = 5000;
 const MOST_DEATHS = 5;
 const DEATHS_MS = 60_000;
 
-type Message = FromEngine | { readonly kind: "gone" };
+/** `mayRepeat`: whether the request may be put to the next thread. */
+type Message = FromEngine | { readonly kind: "gone"; readonly mayRepeat: boolean };
 type Call = (message: Message) => void;
 
 /** Nothing of the model's thread can be had now. */
@@ -57,7 +60,8 @@ function unavailable(state: BackendState): ApiError {
 
 /**
  * A model with its adapters in a thread of its own, so that the thread that serves HTTP never waits for it. A thread that dies is
- * started again, with the adapters it had; requests that had told nothing yet are put to the new one.
+ * started again, with the adapters it had; requests that had told nothing yet are put to the new one. One that stands still is
+ * ended and started again too; its requests fail, for one of them may be why.
  */
 export class Engine implements Backend {
   readonly model: string;
@@ -79,6 +83,7 @@ export class Engine implements Backend {
   #next = 0;
   #busySince = 0;
   #deaths: number[] = [];
+  readonly #watch: ReturnType<typeof setInterval> | undefined;
 
   constructor(options: StartOptions) {
     this.#options = options;
@@ -91,6 +96,9 @@ export class Engine implements Backend {
     this.#giveUp = reject;
     this.ready = this.#start(options.signal);
     this.ready.catch(() => {});
+    const limit = 1000 * (options.stallRestartSeconds ?? 0);
+    if (limit > 0) this.#watch = setInterval(() => this.#checkMoves(limit), Math.min(1000, limit / 4));
+    this.#watch?.unref();
   }
 
   get state(): BackendState {
@@ -111,7 +119,7 @@ export class Engine implements Backend {
 
   async #start(signal?: AbortSignal): Promise<void> {
     signal?.throwIfAborted();
-    const { signal: _, onProgress, onWarning, onRestart, ...options } = this.#options;
+    const { signal: _, onProgress, onWarning, onRestart, stallRestartSeconds, ...options } = this.#options;
     const workerData: WorkerData = { options: { ...options, adapters: this.#sources }, stats: this.#stats.buffer };
     const worker = new Worker(new URL("./worker.ts", import.meta.url), { workerData });
     this.#worker = worker;
@@ -151,8 +159,28 @@ export class Engine implements Backend {
     }
   }
 
-  /** The thread is gone: tells who waits, and starts another. */
-  #onDeath(error: Error): void {
+  #checkMoves(limit: number): void {
+    const { stalledMs } = this.stats;
+    const worker = this.#worker;
+    if (this.#state !== "ready" || !worker || stalledMs < limit) return;
+    const seconds = Math.round(stalledMs / 1000);
+    this.#onDeath(new EngineError(`the engine has not moved for ${seconds} s with work to do`), worker);
+  }
+
+  /** Ends a thread that stands still. @throws EngineError when it cannot be ended, as where machine code does not return */
+  async #end(worker: Worker): Promise<void> {
+    const exited = this.#exited;
+    void worker.terminate();
+    const ended = await Promise.race([exited.then(() => true), Bun.sleep(END_MS).then(() => false)]);
+    if (!ended) throw new EngineError("the engine's thread stands still and cannot be ended; the process has to be");
+  }
+
+  /**
+   * The thread is gone: tells who waits, and starts another.
+   *
+   * @param stalled the thread, where it is there but stands still
+   */
+  #onDeath(error: Error, stalled?: Worker): void {
     const wasReady = this.#state === "ready";
     this.#worker = undefined;
     if (!wasReady) return;
@@ -162,13 +190,19 @@ export class Engine implements Backend {
     this.#state = isHopeless ? "failed" : "restarting";
     const calls = [...this.#calls.values()];
     this.#calls.clear();
-    for (const call of calls) call({ kind: "gone" });
+    for (const call of calls) call({ kind: "gone", mayRepeat: stalled === undefined });
     if (isHopeless) {
+      void stalled?.terminate();
       this.#giveUp(error);
       return;
     }
     this.#options.onRestart?.(error);
-    this.#start().catch((cause: Error) => {
+    const isOver = stalled ? this.#end(stalled) : Promise.resolve();
+    const again = async (): Promise<void> => {
+      await isOver;
+      if (this.#state !== "ended") await this.#start();
+    };
+    again().catch((cause: Error) => {
       if (this.#state === "ended") return;
       this.#state = "failed";
       this.#giveUp(cause);
@@ -193,6 +227,8 @@ export class Engine implements Backend {
         return;
       } catch (error) {
         if (!(error instanceof Gone)) throw error;
+        if (!error.mayRepeat)
+          throw new ApiError("unavailable", "the engine stood still and is started again", { retryAfter: 2 });
         if (hasTold)
           throw new ApiError("unavailable", "the engine had a fault in the middle of the answer", { retryAfter: 2 });
         // Nothing was told yet: the same request is put to the new thread.
@@ -237,7 +273,7 @@ export class Engine implements Backend {
         else {
           isOver = true;
           if (message.kind === "error") throw received(message.error);
-          if (message.kind === "gone") throw new Gone();
+          if (message.kind === "gone") throw new Gone(message.mayRepeat);
           return;
         }
       }
@@ -283,8 +319,14 @@ export class Engine implements Backend {
     this.#post({ kind: "die" });
   }
 
+  /** Blocks the thread for ever; for tests. */
+  hang(how: "computing" | "waiting"): void {
+    this.#post({ kind: "hang", how });
+  }
+
   /** Frees the model and ends the thread. */
   async dispose(): Promise<void> {
+    clearInterval(this.#watch);
     const wasReady = this.#state === "ready";
     this.#state = "ended";
     const worker = this.#worker;
@@ -337,7 +379,14 @@ export class Engine implements Backend {
 }
 
 /** The thread died with this request. */
-class Gone extends Error {}
+class Gone extends Error {
+  readonly mayRepeat: boolean;
+
+  constructor(mayRepeat: boolean) {
+    super("the engine's thread is gone");
+    this.mayRepeat = mayRepeat;
+  }
+}
 
 function received({ message, stack, type, param, code, retryAfter }: SentError): Error {
   const error =

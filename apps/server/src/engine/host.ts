@@ -16,11 +16,12 @@ export interface HostedEngine extends GenerationEngine {
 /** The engine of many answers over a loaded model. The HTTP side bounds how many may wait. */
 export function createEngine(
   { model, tokenizer, generationConfig }: LoadedQwen,
-  { concurrency, cacheBytes }: EngineOptions,
+  { concurrency, cacheBytes, cacheType }: EngineOptions,
 ): HostedEngine {
   const engine = new ManyAnswers(model, tokenizer, {
     endTokens: generationConfig.eosTokenIds,
     ...(cacheBytes !== undefined && { cacheBytes }),
+    ...(cacheType !== undefined && { cacheType }),
     ...(concurrency !== undefined && { maxRunning: concurrency }),
     maxWaiting: Number.MAX_SAFE_INTEGER,
   });

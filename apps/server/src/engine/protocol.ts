@@ -1,4 +1,4 @@
-import type { Quantization } from "@tslm/qwen";
+import type { CacheType, Quantization } from "@tslm/qwen";
 import type { DeviceName } from "@tslm/tensor";
 import type { AdapterInfo, AnswerEvent, AnswerRequest, ModelInfo, PromptInput } from "../backend.ts";
 import type { ErrorCode, ErrorType } from "../errors.ts";
@@ -29,6 +29,8 @@ export interface EngineOptions {
   readonly concurrency?: number;
   /** Bytes of the key/value cache. */
   readonly cacheBytes?: number;
+  /** How keys and values are kept. */
+  readonly cacheType?: CacheType;
 }
 
 /** What the worker gets besides. */
@@ -70,6 +72,8 @@ export type ToEngine =
   | { readonly kind: "abort"; readonly id: number }
   /** Ends the thread as a fault would; for tests. */
   | { readonly kind: "die" }
+  /** Blocks the thread for ever, computing or waiting; for tests. */
+  | { readonly kind: "hang"; readonly how: "computing" | "waiting" }
   | { readonly kind: "end" };
 
 /** From the engine: first how loading goes, then what becomes of requests. */

@@ -138,6 +138,9 @@ function serveRequests({ qwen, device, engine, adapters }: Loaded, stats: Shared
       case "die":
         process.exit(3);
         return;
+      case "hang":
+        hang(message.how);
+        return;
       case "end":
         void end();
     }
@@ -148,6 +151,11 @@ function serveRequests({ qwen, device, engine, adapters }: Loaded, stats: Shared
     await device.dispose();
     process.exit(0);
   }
+}
+
+/** What a fault could do. */
+function hang(how: "computing" | "waiting"): void {
+  for (;;) if (how === "waiting") Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
 }
 
 const { options, stats } = workerData as WorkerData;

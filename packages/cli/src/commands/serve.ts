@@ -1,5 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { type Command, Option } from "@commander-js/extra-typings";
+import { CACHE_TYPES } from "@tslm/qwen";
 import {
   AdapterReloader,
   CONTEXT_POLICIES,
@@ -110,6 +111,19 @@ function serveCommand(context: Context) {
     )
     .addOption(option("--cache-mb <n>", "memory of the key/value cache, MB (default: 512)", integer(1, 1 << 20)))
     .addOption(
+      new Option(
+        "--cache-type <type>",
+        "how keys and values are kept there: q8_0 holds 3.76 times as many, rounded to 8 bits (default: f32)",
+      ).choices(CACHE_TYPES),
+    )
+    .addOption(
+      option(
+        "--stall-restart <seconds>",
+        "start the model's thread again when it has not moved for so long with work to do; 0: never (default: 120)",
+        integer(0, 86_400),
+      ),
+    )
+    .addOption(
       option("--api-key <key>", "requests must send this key, as the header Authorization: Bearer KEY", notEmpty),
     )
     .option(
@@ -140,6 +154,8 @@ async function configOf(command: ReturnType<typeof serveCommand>): Promise<Serve
     maxTokens: options.maxTokens,
     contextPolicy: options.contextPolicy,
     cacheMegabytes: options.cacheMb,
+    cacheType: options.cacheType,
+    stallRestartSeconds: options.stallRestart,
     corsOrigins: options.corsOrigin,
     adapterRoot: options.adapterRoot,
     conversations: options.conversations,
@@ -185,10 +201,12 @@ function makeEngine(
     quantize: config.quantize,
     concurrency: config.limits.concurrency,
     cacheBytes: config.cacheMegabytes * 2 ** 20,
+    cacheType: config.cacheType,
+    stallRestartSeconds: config.stallRestartSeconds,
     signal,
     onProgress: (loaded, total) => progress.update(loaded / total, `${loaded} of ${total} tensors`),
     onWarning: (message) => terminal.warn(message),
-    onRestart: (error) => logger.error({ err: error }, "the engine died and is started again"),
+    onRestart: (error) => logger.error({ err: error }, "the engine died or stood still and is started again"),
   });
   const stop = (): void => progress.stop();
   engine.ready.then(stop, stop);

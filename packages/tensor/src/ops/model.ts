@@ -1,5 +1,5 @@
 import { full } from "../creation.ts";
-import type { AttentionOptions, Device, KeyBias, RandomKey, Segment } from "../devices/device.ts";
+import type { AttentionOptions, Device, RandomKey, Segment } from "../devices/device.ts";
 import { isBlocks } from "../dtype.ts";
 import { DTypeError, GradientError, ShapeError, TensorError } from "../errors.ts";
 import { sameShape, show, sizeOf } from "../shape.ts";
@@ -238,7 +238,11 @@ export const modelOps = {
   }),
 } as const;
 
-function checkKeyBias(k: Tensor, { bias, rotations }: KeyBias, segments: readonly Segment[]): void {
+function checkKeyBias(
+  k: Tensor,
+  { bias, rotations }: NonNullable<AttentionArgs["keyBias"]>,
+  segments: readonly Segment[],
+): void {
   const [, heads, size] = k.shape;
   if (!isBlocks(k.dtype)) throw new DTypeError("attention", `a bias is added to keys in blocks, not to ${k.dtype}`);
   const needed = segments.reduce((most, { keys }) => Math.max(most, keys), 0);
