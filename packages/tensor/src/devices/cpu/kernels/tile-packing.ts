@@ -41,6 +41,9 @@ function splitPairs(k: Builder, even: VF, odd: VF, count: number): VI[] {
   return split(k, even, count).map((low, part) => low.or(high[part].shl(16)));
 }
 
+/** Steps of A that are asked for ahead. */
+const AHEAD_STEPS = 2;
+
 export interface RowsOfA {
   readonly a: Pointer;
   readonly lda: Index;
@@ -62,6 +65,8 @@ export function packTileRows(k: Builder, { a, lda, row, rows, last, p, left, to,
     const line = row.add(r);
     const from = a.at((last ? line.min(last) : line).mul(lda).add(p)).fixed();
     const place = to.atByte(r.mul(STEP * 2)).fixed();
+    // Each row lies on another page, where the processor does not look by itself; past the row's end this asks for nothing of use.
+    for (const side of [0, k.lanes]) from.at(AHEAD_STEPS * STEP + side).prefetch(1);
     let rest = [0, k.lanes].map((first) => from.at(first).load(left?.sub(first)));
     for (let part = 0; part < parts; part++) {
       const here = place.atByte(part * PAIR_BYTES);
