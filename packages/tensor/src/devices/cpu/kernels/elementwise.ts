@@ -5,7 +5,7 @@ import type { Builder } from "../lang/builder.ts";
 import { type ArgumentType, defineKernel, type Kernel } from "../lang/kernel.ts";
 import { type F32, type Index, Pointer, type VF } from "../lang/values.ts";
 import { generatedVectors, rowPointer } from "./rows.ts";
-import { exp, log, maxNaN, minNaN, tanh, toBf16 } from "./vector-math.ts";
+import { erf, exp, log, maxNaN, minNaN, tanh, toBf16 } from "./vector-math.ts";
 
 type Unary = (k: Builder, a: VF) => VF;
 type Binary = (k: Builder, a: VF, b: VF) => VF;
@@ -27,7 +27,7 @@ const UNARY: { readonly [K in UnaryName]: Unary | undefined } = {
   tanh,
   sin: undefined,
   cos: undefined,
-  erf: undefined,
+  erf,
 };
 
 const BINARY: { readonly [K in BinaryName]: Binary | undefined } = {

@@ -1,7 +1,8 @@
 import { describe, expect, test } from "bun:test";
+import { erf as exactErf } from "../../../expr/javascript.ts";
 import { defineKernel } from "../lang/kernel.ts";
 import { machines } from "./testing.ts";
-import { exp, expOfNegative, log, sigmoid, tanh } from "./vector-math.ts";
+import { erf, exp, expOfNegative, log, sigmoid, tanh } from "./vector-math.ts";
 
 /** Numbers spread over all bit patterns: every exponent, both signs, subnormal numbers, infinities and NaN. */
 const COUNT = 1 << 18;
@@ -24,6 +25,7 @@ for (const machine of machines) {
       ["exp", exp, Math.exp, 1, 0],
       ["log", log, Math.log, 1, 0],
       ["tanh", tanh, Math.tanh, 2, 0],
+      ["erf", erf, exactErf, machine.target.fused ? 1.2 : 1.5, 0],
       ["sigmoid", sigmoid, (x: number) => 1 / (1 + Math.exp(-x)), 2, 2 ** -125],
     ] as const)("%s keeps its bound over all of f32", (name, vector, scalar, bound, tiny) => {
       const kernel = defineKernel(name, { n: "index", x: "f32*", out: "f32*" }, (k, { n, x, out }) => {
