@@ -1,10 +1,10 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { Generator, memory } from "@tslm/tensor";
+import { Generator, memory, Tensor } from "@tslm/tensor";
 import { QwenModel } from "../model/model.ts";
 import { ContextLengthError } from "../model/pass.ts";
 import { livingMemory, plainForward, settledMemory, tinyConfig, tinyModel, weightsOf } from "../model/testing.ts";
 import type { TokenBytes } from "../tokenizer/index.ts";
-import { entropies, entropyOf } from "./entropy.ts";
+import { entropies } from "./entropy.ts";
 import { type GenerateOptions, type GenerationStep, generate, PREFILL_ROWS } from "./generate.ts";
 import { perplexity, score } from "./score.ts";
 
@@ -262,12 +262,20 @@ describe("score", () => {
 });
 
 describe("entropy", () => {
-  test("of a distribution: 0 where one token has all, ln(n) where n are alike", () => {
-    expect(entropyOf(new Float32Array(50).fill(3))).toBeCloseTo(Math.log(50), 10);
-    expect(entropyOf(Float32Array.of(0, 1000, -1000))).toBe(0);
-    expect(entropyOf(Float32Array.of(Number.NEGATIVE_INFINITY, 5, 5))).toBeCloseTo(Math.log(2), 10);
-    // p = 1/4 and 3/4.
-    expect(entropyOf(Float32Array.of(7, 7 + Math.log(3)))).toBeCloseTo(0.25 * Math.log(4) + 0.75 * Math.log(4 / 3), 6);
+  test("of a distribution: 0 where one token has all, ln(n) where n are alike", async () => {
+    const model = own(tinyModel());
+    const rows = [
+      { logits: [3, 3, 3, 3], entropy: Math.log(4) },
+      { logits: [0, 1000, -1000, 0], entropy: 0 },
+      { logits: [-1e30, -1e30, 5, 5], entropy: Math.log(2) },
+      // p = 1/4 and 3/4.
+      { logits: [-200, 7, 7 + Math.log(3), -200], entropy: 0.25 * Math.log(4) + 0.75 * Math.log(4 / 3) },
+    ];
+    const all = rows.flatMap(({ logits }) => logits);
+    model.logits = () => Tensor.from(all, [rows.length, 4]);
+    const got = await entropies(model, ids, 1);
+    expect(got.length).toBe(rows.length);
+    for (const [i, { entropy }] of rows.entries()) expect(got[i]).toBeCloseTo(entropy, 6);
   });
 
   test("of an answer's tokens and of what follows, as plain loops have it, and nothing stays", async () => {

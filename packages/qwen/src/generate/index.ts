@@ -1,4 +1,4 @@
-export { entropies, entropyOf } from "./entropy.ts";
+export { entropies } from "./entropy.ts";
 export { type FinishReason, type GenerateOptions, type GenerationStep, generate } from "./generate.ts";
 export { maskScores, penalizePresence, penalizeRepetition } from "./penalties.ts";
 export {
