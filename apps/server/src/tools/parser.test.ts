@@ -1,9 +1,10 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
+import { LooseCalls } from "./loose.ts";
 import { type Said, ToolCallParser } from "./parser.ts";
 
-function read(pieces: readonly string[], isInside = false): Said[] {
-  const parser = new ToolCallParser(isInside);
+function read(pieces: readonly string[], isInside = false, loose?: LooseCalls): Said[] {
+  const parser = new ToolCallParser(isInside, loose);
   const said = [...pieces.flatMap((piece) => parser.push(piece)), ...parser.end()];
   // How text was cut is no matter.
   const joined: Said[] = [];
@@ -61,5 +62,61 @@ describe("calls in an answer", () => {
       }),
       { numRuns: 300 },
     );
+  });
+});
+
+describe("calls without marks", () => {
+  const parameters = {
+    type: "object",
+    properties: { city: { type: "string", pattern: "(a+)+$" }, days: { type: "integer" } },
+    required: ["city"],
+  };
+  const loose = new LooseCalls([
+    { type: "function", function: { name: "weather", parameters } },
+    { type: "function", function: { name: "now" } },
+    { type: "function", function: { name: "loop", parameters: { $ref: "#" } } },
+  ]);
+  const json = '{"name": "weather", "arguments": {"city": "Paris"}}';
+  const weather = { call: { name: "weather", arguments: '{"city":"Paris"}' } };
+  const calls: [string, string][] = [
+    ["bare", json],
+    ["in a fence of JSON", `\`\`\`json\n${json}\n\`\`\``],
+    ["in a fence", `\`\`\`\n${json}\n\`\`\`\n`],
+    ["over lines", `\n ${JSON.stringify(JSON.parse(json), null, 2)} \n`],
+    ["arguments first", '{"arguments": {"city": "Paris"}, "name": "weather"}'],
+    ["with marks", `<tool_call>\n${json}\n</tool_call>`],
+  ];
+  test.each(calls)("%s: a call", (_, text) => {
+    expect(read([text], false, loose)).toEqual([weather]);
+    expect(read([...text], false, loose)).toEqual([weather]);
+  });
+
+  test.each([
+    ["another tool's name", '{"name": "John", "arguments": {"city": "Paris"}}'],
+    ["arguments that do not fit", '{"name": "weather", "arguments": {"city": 5}}'],
+    ["one that is missing", '{"name": "weather", "arguments": {"days": 2}}'],
+    ["no arguments", '{"name": "weather"}'],
+    ["more beside them", '{"name": "weather", "arguments": {"city": "Paris"}, "note": 1}'],
+    ["arguments as a list", '{"name": "now", "arguments": []}'],
+    ["words around it", `Use this:\n\`\`\`json\n${json}\n\`\`\``],
+    ["words after it", `\`\`\`json\n${json}\n\`\`\`\nThat is how.`],
+    ["a fence that stays open", `\`\`\`json\n${json}`],
+    ["cut off", json.slice(0, -2)],
+    ["another language", `\`\`\`python\n${json}\n\`\`\``],
+    ["other JSON", '{"age": 5}'],
+    ["a list", `[${json}]`],
+    ["a schema that refers to others", '{"name": "loop", "arguments": {}}'],
+  ])("%s: an answer", (_, text) => {
+    expect(read([text], false, loose)).toEqual([{ text }]);
+    expect(read([...text], false, loose)).toEqual([{ text }]);
+  });
+
+  test("what cannot become a call any more is told at once", () => {
+    for (const text of ['{"age', "```py", "Well", '{"names"', "[1", "```json\n[", `\`\`\`json\n${json}\n\`\`\` x`]) {
+      expect(new ToolCallParser(false, loose).push(text)).toEqual([{ text }]);
+    }
+    for (const text of ["``", "```js", '{"na', "{", '```json\n{ "arg', json]) {
+      expect(new ToolCallParser(false, loose).push(text)).toEqual([]);
+    }
   });
 });

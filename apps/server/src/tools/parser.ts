@@ -1,3 +1,4 @@
+import type { LooseCalls } from "./loose.ts";
 import { longestOverlap } from "./overlap.ts";
 
 /** A call of a tool that the model wrote. */
@@ -15,22 +16,28 @@ const CLOSE = "</tool_call>";
 
 /**
  * Takes calls of tools out of an answer, as Qwen2.5's chat template asks for them: `<tool_call>{"name", "arguments"}</tool_call>`. Text
- * goes on as it comes, as far as it cannot be the beginning of a call. What stands between the marks and is no call is text.
+ * goes on as it comes, as far as it cannot be the beginning of a call. What stands between the marks and is no call is text. With
+ * `loose`, an answer that is nothing but a call without marks is one as well; what may become one waits for its end.
  */
 export class ToolCallParser {
   #pending = "";
   #isInside: boolean;
   /** A call was met: white space around it is no text. */
   #isAfterCall = false;
+  /** As long as the whole answer may be a call without marks. */
+  #loose: LooseCalls | undefined;
 
   /** @param isInside the prompt has opened a call already */
-  constructor(isInside = false) {
+  constructor(isInside = false, loose?: LooseCalls) {
     this.#isInside = isInside;
+    this.#loose = isInside ? undefined : loose;
   }
 
   /** Adds text of the answer; gives what is certain with it. */
   push(text: string): Said[] {
     this.#pending += text;
+    if (this.#loose?.mayBegin(this.#pending)) return [];
+    this.#loose = undefined;
     const said: Said[] = [];
     for (;;) {
       const mark = this.#isInside ? CLOSE : OPEN;
@@ -53,12 +60,20 @@ export class ToolCallParser {
 
   /** What is left at the answer's end: a call may lack its closing mark. */
   end(): Said[] {
-    const said: Said[] = [];
+    const call = this.#loose?.read(this.#pending);
+    if (call) return [{ call }];
+    const said = this.#loose ? this.#pushAll() : [];
     const rest = this.#pending;
     this.#pending = "";
     if (this.#isInside) this.#call(rest, `${OPEN}${rest}`, said);
     else if (!this.#isAfterCall || rest.trim() !== "") this.#text(rest, said);
     return said;
+  }
+
+  /** What was held back as a possible call. */
+  #pushAll(): Said[] {
+    this.#loose = undefined;
+    return this.push("");
   }
 
   #text(text: string, said: Said[]): void {

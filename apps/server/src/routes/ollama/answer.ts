@@ -6,6 +6,7 @@ import type { ApiError } from "../../errors.ts";
 import { showError } from "../../http/show-error.ts";
 import { jsonLines } from "../../http/stream.ts";
 import type { Service } from "../../service.ts";
+import type { LooseCalls } from "../../tools/loose.ts";
 import { type Said, ToolCallParser } from "../../tools/parser.ts";
 import type { OllamaChatBody, OllamaOptions } from "./schemas.ts";
 
@@ -52,6 +53,8 @@ function constraintOf(format: Common["format"]): ConstraintSpec | undefined {
 export interface Telling {
   readonly model: string;
   readonly withTools: boolean;
+  /** Recognises calls without marks, where JSON was not asked for. */
+  readonly loose?: LooseCalls;
   /** The fields that hold what was said. */
   readonly said: (text: string, calls: readonly Extract<Said, { call: unknown }>["call"][]) => object;
 }
@@ -61,9 +64,9 @@ const NS = 1e6;
 /** A JSON object an event, the last with how it ended and how long it took. */
 export async function* tellings(
   answer: Answer,
-  { model, withTools, said }: Telling,
+  { model, withTools, loose, said }: Telling,
 ): AsyncGenerator<Record<string, unknown>> {
-  const parser = withTools ? new ToolCallParser() : undefined;
+  const parser = withTools ? new ToolCallParser(false, loose) : undefined;
   const head = () => ({ model, created_at: new Date().toISOString() });
   for await (const part of answer.parts) {
     const things: Said[] = [];

@@ -3,6 +3,7 @@ import type { Message, PromptInput, Tool } from "../../backend.ts";
 import { is, listOf, notEmptyText, strict } from "../../http/checks.ts";
 import { jsonRoute, type Router, route } from "../../http/route.ts";
 import type { Service } from "../../service.ts";
+import { LooseCalls } from "../../tools/loose.ts";
 import { answerAs, chatAnswer, commonRequest, generateAnswer, untagged } from "./answer.ts";
 import { chatBody, generateBody, type OllamaChatBody } from "./schemas.ts";
 
@@ -41,6 +42,7 @@ export function ollamaRoutes(app: Router, service: Service): void {
       return answerAs(c, service, request, body.stream !== false, {
         model: body.model,
         withTools: tools.length > 0,
+        loose: request.constraint ? undefined : new LooseCalls(tools),
         said: (content, calls) => ({
           message: {
             role: "assistant",

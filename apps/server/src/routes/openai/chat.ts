@@ -7,6 +7,7 @@ import { showError } from "../../http/show-error.ts";
 import { serverSentEvents } from "../../http/stream.ts";
 import type { Service } from "../../service.ts";
 import { CALL_BEGIN, forcedCall, type ToolChoice } from "../../tools/choice.ts";
+import { LooseCalls } from "../../tools/loose.ts";
 import { type Said, ToolCallParser } from "../../tools/parser.ts";
 import { newId, unixSeconds } from "./ids.ts";
 import { chatLogprobs } from "./logprobs.ts";
@@ -22,7 +23,9 @@ interface Reading {
   readonly model: string;
   readonly wantsLogprobs: boolean;
   /** Undefined where there are no tools. */
-  readonly tools: { readonly isForced: boolean; readonly isOneCall: boolean } | undefined;
+  readonly tools:
+    | { readonly isForced: boolean; readonly isOneCall: boolean; readonly loose: LooseCalls | undefined }
+    | undefined;
 }
 
 /** `POST /v1/chat/completions`. */
@@ -105,7 +108,11 @@ function chatRequest(
       logprobs: body.logprobs ? (body.top_logprobs ?? 0) : undefined,
       constraint: forced ?? constraint,
     },
-    tools: shown.length > 0 ? { isForced: forced !== undefined, isOneCall } : undefined,
+    // JSON that was asked for is the answer.
+    tools:
+      shown.length > 0
+        ? { isForced: forced !== undefined, isOneCall, loose: constraint ? undefined : new LooseCalls(shown) }
+        : undefined,
   };
 }
 
@@ -128,7 +135,7 @@ class ChoiceReader {
   calls = 0;
 
   constructor({ tools }: Reading) {
-    this.#parser = tools && new ToolCallParser(tools.isForced);
+    this.#parser = tools && new ToolCallParser(tools.isForced, tools.loose);
     this.#isOneCall = tools?.isOneCall ?? false;
   }
 
