@@ -12,9 +12,13 @@ if (!HAS_CHROMIUM) console.warn(`skipped: no browser at ${CHROMIUM}; install Deb
 /** WebGPU on a driver in software, which Chromium brings. */
 const WEBGPU_FLAGS = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
 
-/** A headless browser, with WebGPU where asked for. */
-export function launch({ webgpu = false } = {}): Promise<Browser> {
-  const flags = webgpu ? [...FLAGS.filter((flag) => flag !== "--disable-gpu"), ...WEBGPU_FLAGS] : FLAGS;
+/** WebGL on the same driver. */
+const WEBGL_FLAGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"];
+
+/** A headless browser, with WebGPU or WebGL where asked for. */
+export function launch({ webgpu = false, webgl = false } = {}): Promise<Browser> {
+  const more = [...(webgpu ? WEBGPU_FLAGS : []), ...(webgl ? WEBGL_FLAGS : [])];
+  const flags = more.length > 0 ? [...FLAGS.filter((flag) => flag !== "--disable-gpu"), ...more] : FLAGS;
   return chromium.launch({ executablePath: CHROMIUM, args: flags });
 }
 

@@ -1,5 +1,5 @@
-import { maybeGpu } from "#webgpu";
 import { DeviceError } from "../errors.ts";
+import { hasGpu } from "./adapter.ts";
 import type { Device } from "./device.ts";
 import { reference } from "./registry.ts";
 
@@ -33,8 +33,8 @@ export async function createDevice(name: DeviceName, options: CreateDeviceOption
       return reference;
     case "auto": {
       const cpu = await createDevice("cpu", options);
-      // Where there can be none, nothing of the GPU's code is loaded.
-      if (!maybeGpu()) return cpu;
+      // Only where two devices are to be measured is the code of both loaded.
+      if (!(await hasGpu())) return cpu;
       const { fasterGpu } = await import("./gpu/auto.ts");
       const gpu = await fasterGpu(cpu);
       if (gpu) await cpu.dispose();

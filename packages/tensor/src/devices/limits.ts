@@ -57,7 +57,7 @@ export async function describeDevice(device: Device): Promise<Record<string, str
 
   if (device instanceof FallbackDevice) {
     const { backend, refused, dtypes } = device;
-    const why = refused.length > 0 ? { refused: refused.join("; ") } : {};
+    const why: Record<string, string> = refused.length > 0 ? { refused: refused.join("; ") } : {};
     return {
       ...{ ...said, adapter: backend.describe(), backend: `${backend.name} of gpu.js`, types: dtypes.join(" ") },
       ...{ maxElementsOfKernel: MOST_ELEMENTS, ...backend.limits(), ...why },

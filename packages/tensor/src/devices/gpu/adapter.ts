@@ -1,6 +1,7 @@
 // Where the GPU comes from: gpu.js' own context, asked for all that the adapter can do, and not trusted before it multiplied.
 import { provideWebGpu } from "#webgpu";
 import { DeviceError } from "../../errors.ts";
+import { isSoftware } from "../adapter.ts";
 import { type Abilities, GpuContext } from "./context.ts";
 import type { GpuJs } from "./gpujs.ts";
 
@@ -75,10 +76,8 @@ async function acquire(library: GpuJs): Promise<{ adapter: GPUAdapter; device: G
 }
 
 function describe(adapter: GPUAdapter, device: GPUDevice, provider: string): AdapterInfo {
-  const { vendor, architecture, description, isFallbackAdapter } = adapter.info as GPUAdapterInfo & {
-    isFallbackAdapter?: boolean;
-  };
-  const software = isFallbackAdapter === true || /llvmpipe|lavapipe|swiftshader|basic render/i.test(description);
+  const { vendor, architecture, description } = adapter.info;
+  const software = isSoftware(adapter.info);
   const limits = Object.fromEntries(WANTED_LIMITS.map((name) => [name, device.limits[name]]));
   return { vendor, architecture, description, software, provider, features: [...device.features].sort(), limits };
 }

@@ -24,6 +24,7 @@ interface Kernel {
 interface GpuJsInstance {
   createKernel(source: string, settings: object): Kernel;
   addFunction(source: string, settings: object): void;
+  injectNative(source: string): void;
   destroy(): Promise<void>;
   readonly context: unknown;
 }
@@ -64,6 +65,101 @@ const FUNCTIONS: readonly (readonly [text: string, inputs: number])[] = [
     2,
   ],
   ["function isNan(a) { if (a < 0 || a >= 0) { return 0; } return 1; }", 1],
+  [
+    `function powerOfTwo(n) {
+  let result = 1;
+  let base = 2;
+  if (n < 0) { base = 0.5; }
+  let rest = Math.abs(n);
+  for (let bit = 0; bit < 7; bit++) {
+    const half = Math.floor(rest / 2);
+    if (rest - 2 * half > 0.5) { result = result * base; }
+    base = base * base;
+    rest = half;
+  }
+  return result;
+}`,
+    1,
+  ],
+  // GLSL's own exp and log may be off by many units in the last place. Cephes' polynomials, as in shader.ts.
+  [
+    `function expOf(a) {
+  if (isNan(a) > 0) { return a; }
+  if (isNan(a - a) > 0) {
+    if (a > 0) { return a; }
+    return 0;
+  }
+  if (a > 88.8) { return powerOfTwo(100) * powerOfTwo(100); }
+  if (a < -104) { return 0; }
+  const n = Math.floor(a * 1.4426950408889634 + 0.5);
+  const high = a - n * 0.693359375;
+  const r = high + n * 0.00021219444;
+  const y = ((((((0.00019875691500 * r + 0.0013981999507) * r + 0.0083334519073) * r + 0.041665795894) * r + 0.16666665459) * r + 0.50000001201) * r * r + r) + 1;
+  const half = Math.floor(n / 2);
+  return y * powerOfTwo(half) * powerOfTwo(n - half);
+}`,
+    1,
+  ],
+  [
+    `function logOf(a) {
+  if (isNan(a - a) > 0) {
+    if (a < 0) { return a - a; }
+    return a;
+  }
+  if (a < 0) { return (a - a) / (a - a); }
+  if (a <= 0) { return -1 / Math.abs(a); }
+  let e = Math.floor(Math.log(a) * 1.4426950408889634 + 0.5);
+  const half = Math.floor(e / 2);
+  let m = a * powerOfTwo(-half) * powerOfTwo(half - e);
+  if (m > 1.4142135) { m = m * 0.5; e = e + 1; }
+  if (m < 0.70710677) { m = m * 2; e = e - 1; }
+  const x = m - 1;
+  const z = x * x;
+  const tail = ((((((((0.070376836292 * x - 0.1151461031) * x + 0.1167699874) * x - 0.12420140846) * x + 0.14249322787) * x - 0.16668057665) * x + 0.20000714765) * x - 0.24999993993) * x + 0.33333331174) * x * z;
+  const low = tail - e * 0.00021219444 - 0.5 * z;
+  return x + low + e * 0.693359375;
+}`,
+    1,
+  ],
+  // The quarter turns in a, and what is left, π/2 being taken in three parts of which the first two have few bits. GLSL's own
+  // sine may be off by 2⁻¹¹.
+  [
+    `function turned(a, n) {
+  const first = a - n * 1.5703125;
+  const second = first - n * 0.0004837512969970703125;
+  return second - n * 0.0000000754978995489188216;
+}`,
+    2,
+  ],
+  [
+    `function quarterSine(n, r) {
+  const z = r * r;
+  const quarter = n - 4 * Math.floor(n / 4);
+  let y = ((-0.00019515295891 * z + 0.0083321608736) * z - 0.16666654611) * z * r + r;
+  if (quarter > 0.5 && quarter < 1.5 || quarter > 2.5) {
+    y = ((0.00002443315711809948 * z - 0.001388731625493765) * z + 0.04166664568298827) * z * z - 0.5 * z + 1;
+  }
+  if (quarter > 1.5) { y = -y; }
+  return y;
+}`,
+    2,
+  ],
+  [
+    `function sinOf(a) {
+  if (isNan(a - a) > 0) { return a - a; }
+  const n = Math.floor(a * 0.6366197723675814 + 0.5);
+  return quarterSine(n, turned(a, n));
+}`,
+    1,
+  ],
+  [
+    `function cosOf(a) {
+  if (isNan(a - a) > 0) { return a - a; }
+  const n = Math.floor(a * 0.6366197723675814 + 0.5);
+  return quarterSine(n + 1, turned(a, n));
+}`,
+    1,
+  ],
   ["function signOf(a) { if (a > 0) { return 1; } if (a < 0) { return -1; } return a; }", 1],
   [
     `function roundOf(a) {
@@ -98,7 +194,7 @@ const FUNCTIONS: readonly (readonly [text: string, inputs: number])[] = [
     return ((((-0.00570498872745 * z + 0.0206390887954) * z - 0.0537397155531) * z + 0.133314422036) * z - 0.333332819422) * z * a + a;
   }
   if (isNan(a) > 0) { return a; }
-  const far = 1 - 2 / (Math.exp(Math.min(2 * size, 40)) + 1);
+  const far = 1 - 2 / (expOf(Math.min(2 * size, 40)) + 1);
   if (a < 0) { return -far; }
   return far;
 }`,
@@ -121,7 +217,7 @@ const FUNCTIONS: readonly (readonly [text: string, inputs: number])[] = [
   if (isNan(a) > 0) { return a; }
   const t = 1 / (1 + 0.5 * size);
   const q = ((((((((0.17087277 * t - 0.82215223) * t + 1.48851587) * t - 1.13520398) * t + 0.27886807) * t - 0.18628806) * t + 0.09678418) * t + 0.37409196) * t + 1.00002368) * t - 1.26551223;
-  const far = 1 - t * Math.exp(Math.max(q - size * size, -100));
+  const far = 1 - t * expOf(Math.max(q - size * size, -100));
   if (a < 0) { return -far; }
   return far;
 }`,
@@ -131,10 +227,12 @@ const FUNCTIONS: readonly (readonly [text: string, inputs: number])[] = [
     `function powOf(a, b) {
   if (b <= 0 && b >= 0) { return 1; }
   if (a <= 1 && a >= 1) { return 1; }
+  if (isNan(a) > 0) { return a; }
+  if (isNan(b) > 0) { return b; }
   const size = Math.abs(a);
-  if (size <= 1 && size >= 1 && isNan(b) < 1 && isNan(b - b) > 0) { return 1; }
+  if (size <= 1 && size >= 1 && isNan(b - b) > 0) { return 1; }
   const whole = Math.floor(b);
-  let y = Math.pow(size, b);
+  let y = expOf(b * logOf(size));
   if (eqOf(whole, b) > 0 && Math.abs(b) <= 4) {
     y = size;
     if (Math.abs(b) >= 2) { y = y * size; }
@@ -158,6 +256,9 @@ const FUNCTIONS: readonly (readonly [text: string, inputs: number])[] = [
   ],
 ];
 
+const declaration = ([text, inputs]: (typeof FUNCTIONS)[number]): string =>
+  `float ${/function (\w+)/.exec(text)![1]}(${Array<string>(inputs).fill("float").join(", ")});`;
+
 /** One of gpu.js' backends, ready to run kernels. */
 export class Backend {
   readonly name: FallbackName;
@@ -169,6 +270,8 @@ export class Backend {
   private constructor(name: FallbackName, gpu: GpuJsInstance) {
     this.name = name;
     this.#gpu = gpu;
+    // GLSL knows a function from its declaration on, and gpu.js does not always write those that others call first.
+    if (name === "webgl2") gpu.injectNative(FUNCTIONS.map(declaration).join("\n"));
     for (const [text, inputs] of FUNCTIONS) {
       gpu.addFunction(text, { argumentTypes: Array<string>(inputs).fill("Number"), returnType: "Number" });
     }

@@ -11,7 +11,7 @@ const call =
 const UNARY: { readonly [K in UnaryName]: (a: string) => string } = {
   neg: (a) => `-${a}`,
   ...{ abs: call("Math.abs"), floor: call("Math.floor"), ceil: call("Math.ceil"), sqrt: call("Math.sqrt") },
-  ...{ exp: call("Math.exp"), log: call("Math.log"), sin: call("Math.sin"), cos: call("Math.cos") },
+  ...{ exp: call("expOf"), log: call("logOf"), sin: call("sinOf"), cos: call("cosOf") },
   ...{ sign: call("signOf"), round: call("roundOf"), tanh: call("tanhOf"), erf: call("erfOf") },
 };
 const BINARY: { readonly [K in BinaryName]: (a: string, b: string) => string } = {

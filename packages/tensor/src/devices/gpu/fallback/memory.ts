@@ -7,7 +7,7 @@ import { type Backend, type Handle, MOST_ELEMENTS } from "./backend.ts";
 export class Place {
   readonly byteLength: number;
   readonly #backend: Backend;
-  #bytes: Uint8Array | undefined;
+  #bytes: Uint8Array<ArrayBuffer> | undefined;
   #handle: Handle | undefined;
   /** Type of the elements that the handle holds. */
   #dtype: DType = "f32";
@@ -17,11 +17,11 @@ export class Place {
   constructor(backend: Backend, byteLength: number, bytes?: Uint8Array) {
     this.#backend = backend;
     this.byteLength = byteLength;
-    this.#bytes = bytes;
+    this.#bytes = bytes as Uint8Array<ArrayBuffer> | undefined;
   }
 
   /** The bytes, brought here first where kernels wrote last. */
-  bytes(): Uint8Array {
+  bytes(): Uint8Array<ArrayBuffer> {
     this.#bytes ??= new Uint8Array(this.byteLength);
     if (this.#ahead) {
       const values = this.#backend.download(this.#handle!);
@@ -34,7 +34,7 @@ export class Place {
   }
 
   /** The bytes, to be written: what kernels have is no longer current. */
-  bytesToWrite(): Uint8Array {
+  bytesToWrite(): Uint8Array<ArrayBuffer> {
     const bytes = this.bytes();
     this.#drop();
     return bytes;
