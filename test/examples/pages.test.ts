@@ -164,6 +164,24 @@ describe.skipIf(!HAS_CHROMIUM)("the example pages in a browser", () => {
       expect(problems).toEqual([]);
     });
 
+    test("without WebGPU, on WebGL 2: trains live, the plotted loss falls", async () => {
+      await using gl = await launch({ webgl: true }).then((b) => ({
+        browser: b,
+        [Symbol.asyncDispose]: () => b.close(),
+      }));
+      using server = serveFolder(join(home.path, "dist"));
+      const { page, problems } = await openPage(gl.browser, server.url.href, DESKTOP);
+      expect(await page.evaluate(hasAdapter)).toBe(false);
+      await page.locator("#device").selectOption("gpu");
+      await page.locator("#epochs").fill("1");
+      await page.getByRole("button", { name: "Train" }).click();
+      expect(await status(page, /^Done/)).toBe("Done, on gpu (gpu.js webgl2).");
+      expectFalling(await plotted(page));
+      expect(Number.parseFloat((await page.locator("#accuracy").textContent())!)).toBeGreaterThan(80);
+      await shoot(page, "digits-webgl2");
+      expect(problems).toEqual([]);
+    });
+
     test("stops when told, and can train again", async () => {
       using server = serveFolder(join(home.path, "dist"), { isolated: true });
       const { page, problems } = await openPage(browser, server.url.href);
