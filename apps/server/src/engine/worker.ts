@@ -1,6 +1,6 @@
 // The engine's own thread: loads a model and its adapters and answers; HTTP stays awake on the main thread meanwhile.
 import { parentPort, workerData } from "node:worker_threads";
-import { type LoadedQwen, Qwen } from "@tslm/qwen";
+import { type LoadedQwen, prepareConstraints, Qwen } from "@tslm/qwen";
 import { createDevice, type Device, setDefaultDevice } from "@tslm/tensor";
 import type { AnswerRequest, ModelInfo } from "../backend.ts";
 import { ApiError } from "../errors.ts";
@@ -40,6 +40,8 @@ async function load(options: EngineOptions): Promise<Loaded> {
   setDefaultDevice(device);
   const onProgress = (loaded: number, total: number): void => send({ kind: "loading", loaded, total });
   const qwen = await Qwen.load(dir, { device, quantize, onProgress });
+  // Whoever first asks for JSON need not wait for it.
+  prepareConstraints(qwen.tokenizer);
   const engine = createEngine(qwen, options);
   let isReady = false;
   const adapters: Adapters = new Adapters({

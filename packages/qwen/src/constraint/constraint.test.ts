@@ -4,7 +4,14 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { loadTokenizer } from "../tokenizer/load.ts";
-import { ConstraintError, choiceConstraint, jsonConstraint, jsonSchemaConstraint, regexConstraint } from "./index.ts";
+import {
+  ConstraintError,
+  choiceConstraint,
+  jsonConstraint,
+  jsonSchemaConstraint,
+  prepareConstraints,
+  regexConstraint,
+} from "./index.ts";
 import { draw, isSet, meets, smallTokenizer, tokensOf } from "./testing.ts";
 import { tokenTries } from "./token-trie.ts";
 
@@ -420,6 +427,22 @@ test.skipIf(!isThere)("a mask that would take minutes is an error instead", asyn
   const constraint = jsonSchemaConstraint(ambiguous, qwen)();
   constraint.accept(qwen.encode('"')[0]);
   expect(() => constraint.allowed()).toThrow("can be read in too many ways");
+});
+
+test("what was prepared is not made again for the first constraint", () => {
+  const fresh = smallTokenizer();
+  let read = 0;
+  const counting = Object.assign(Object.create(fresh) as typeof fresh, {
+    tokenBytes: (id: number) => {
+      read++;
+      return fresh.tokenBytes(id);
+    },
+  });
+  prepareConstraints(counting);
+  expect(read).toBeGreaterThanOrEqual(fresh.size);
+  read = 0;
+  jsonConstraint(counting)().allowed();
+  expect(read).toBeLessThan(fresh.size);
 });
 
 let found: number[] | undefined;
