@@ -76,6 +76,9 @@ function infoOf(
   };
 }
 
+/** Answers after which garbage is collected as soon as nobody waits: some ten megabytes. */
+const ANSWERS_A_COLLECTION = 200;
+
 function serveRequests({ qwen, device, engine, adapters }: Loaded, stats: SharedStats): void {
   const { tokenizer } = qwen;
   const prompts = new Prompts(tokenizer);
@@ -90,6 +93,13 @@ function serveRequests({ qwen, device, engine, adapters }: Loaded, stats: Shared
   const running = new Map<number, AbortController>();
   const write = (): void => stats.write(engine.stats);
   setInterval(write, STATS_MS);
+  // Mapped weights count as the heap's, so that the collector waits for as much garbage as the model is large.
+  let answered = 0;
+  setInterval(() => {
+    if (answered < ANSWERS_A_COLLECTION || running.size > 0) return;
+    answered = 0;
+    Bun.gc(true);
+  }, STATS_MS);
 
   const answer = async (id: number, request: AnswerRequest): Promise<void> => {
     const abort = new AbortController();
@@ -104,6 +114,7 @@ function serveRequests({ qwen, device, engine, adapters }: Loaded, stats: Shared
       send({ kind: "error", id, error: sendable(error) });
     } finally {
       running.delete(id);
+      answered++;
       write();
     }
   };
