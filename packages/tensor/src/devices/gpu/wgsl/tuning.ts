@@ -36,10 +36,11 @@ export const SOFTWARE_TILING: Tiling = {
   attentionSide: 1,
 };
 
-type Part = "large" | "small" | "columns" | "rows";
+/** A part of a tiling that is measured by itself. */
+export type Part = "large" | "small" | "columns" | "rows";
 
 /** What is tried for each part, and on which product [m, k, n]: that of many rows, few tokens, and one token. */
-const TRIALS: {
+export const TRIALS: {
   readonly [K in Part]: { readonly candidates: readonly Tiling[K][]; readonly size: readonly [number, number, number] };
 } = {
   large: {
@@ -92,8 +93,8 @@ function runs({ limits }: GpuContext, part: Part, tiling: Tiling): boolean {
 }
 
 /** Seconds of the part's product; the best of some runs, the first of which compiles. */
-async function seconds(context: GpuContext, part: Part, tiling: Tiling): Promise<number> {
-  const [m, k, n] = TRIALS[part].size;
+async function seconds(context: GpuContext, part: Part, tiling: Tiling, share: number): Promise<number> {
+  const [m, k, n] = TRIALS[part].size.map((size) => (size > 8 ? Math.ceil(size * share) : size));
   const [a, b, out] = [[m, k], part === "rows" ? [k, n] : [n, k], [m, n]].map((shape) => temporary(context, shape));
   const turned: View = { ...b.view, shape: [k, n], strides: [1, k] };
   const run = (): void => matmul(context, tiling, a.view, part === "rows" ? b.view : turned, out.view);
@@ -118,20 +119,24 @@ async function seconds(context: GpuContext, part: Part, tiling: Tiling): Promise
  * Measures every candidate that the device can run, part by part, and takes the fastest.
  *
  * @param report told of every candidate's seconds
+ * @param share of the products' sizes, for tests on slow drivers
+ * @param parts which are measured; the others keep the default
  */
 export async function tune(
   context: GpuContext,
   report: (part: Part, name: string, seconds: number) => void = () => {},
+  share = 1,
+  parts: readonly Part[] = PARTS,
 ): Promise<Tiling> {
   let chosen = DEFAULT_TILING;
-  for (const part of PARTS) {
+  for (const part of parts) {
     let best = Number.POSITIVE_INFINITY;
     for (const candidate of TRIALS[part].candidates) {
       const tiling = { ...chosen, [part]: candidate };
       // The part's product must not be given to another part's tiles.
       const only = part === "large" ? { ...tiling, small: tiling.large } : tiling;
       if (!runs(context, part, tiling)) continue;
-      const time = await seconds(context, part, part === "small" ? { ...only, large: only.small } : only);
+      const time = await seconds(context, part, part === "small" ? { ...only, large: only.small } : only, share);
       report(part, nameOfPart(part, tiling), time);
       if (time < best) {
         best = time;
@@ -167,7 +172,7 @@ function readCache(path: string): Record<string, Names> {
     const source = files!.open(path);
     const known = JSON.parse(new TextDecoder().decode(source.bytes(0, source.byteLength)));
     source.close();
-    return typeof known === "object" && known !== null ? known : {};
+    return typeof known === "object" && known !== null && !Array.isArray(known) ? known : {};
   } catch {
     // There is none, or it is not one of ours: it is written anew.
     return {};
@@ -191,14 +196,20 @@ const found = new Map<string, Tiling>();
  * The tiling for a device: from memory, from `gpu-tiles.json` in the folder of caches, or measured now and kept.
  *
  * @param adapter names the GPU and its driver: another one is measured again
+ * @param measure what measures; another in tests
  */
-export async function tilingFor(context: GpuContext, adapter: string, folder = cacheFolder()): Promise<Tiling> {
+export async function tilingFor(
+  context: GpuContext,
+  adapter: string,
+  folder = cacheFolder(),
+  measure: (context: GpuContext) => Promise<Tiling> = tune,
+): Promise<Tiling> {
   const inMemory = found.get(adapter);
   if (inMemory) return inMemory;
   const path = `${folder}/gpu-tiles.json`;
   const known = folder ? readCache(path) : {};
-  const measured = typeof known[adapter] === "object";
-  const tiling = measured ? byName(known[adapter]) : await tune(context);
+  const measured = typeof known[adapter] === "object" && known[adapter] !== null;
+  const tiling = measured ? byName(known[adapter]) : await measure(context);
   found.set(adapter, tiling);
   if (folder && !measured) {
     const names = Object.fromEntries(PARTS.map((part) => [part, nameOfPart(part, tiling)]));
