@@ -127,16 +127,21 @@ const kilobytes = (bytes: number): string => `${(bytes / 1000).toFixed(1)} KB`;
 
 test("the whole package is small in a browser, one operation far smaller", async () => {
   const all = 'import * as all from "@tslm/tensor"; globalThis.all = all;';
-  // Each device comes when it is asked for. "auto" measures, and loads both, only where there is WebGPU.
-  const onWasm = await bundle(all, /\/gpu\/(index|auto)\.js$/);
-  const onGpu = await bundle(all, /\/cpu\/index\.js$/);
+  // Each device comes when it is asked for, and of the gpu device what the page's backend needs.
+  const onWasm = await bundle(all, /\/gpu\/(open|auto)\.js$/);
+  const onGpu = await bundle(all, /\/cpu\/index\.js$|\/fallback\/open\.js$/);
+  const onWebGl = await bundle(all, /\/cpu\/index\.js$|\/gpu\/auto\.js$|^\.\/device\.js$/);
   const both = await bundle(all);
   const one = await bundle('import { softmax, tensor } from "@tslm/tensor"; softmax(tensor([1, 2])).dispose();');
-  const sizes = { "on WebAssembly": onWasm, "on the GPU": onGpu, "both devices": both, "one operation": one };
+  const sizes = {
+    ...{ "on WebAssembly": onWasm, "on WebGPU": onGpu, "on WebGL 2": onWebGl },
+    ...{ "all that there is": both, "one operation": one },
+  };
   const told = Object.entries(sizes).map(([what, { bytes }]) => `${what} ${kilobytes(bytes)}`);
   console.log(`@tslm/tensor, whole, in a browser, with gzip: ${told.join(", ")}`);
   expect(onWasm.bytes).toBeLessThan(LARGEST_BUNDLE);
   expect(onGpu.bytes).toBeLessThan(LARGEST_BUNDLE);
+  expect(onWebGl.bytes).toBeLessThan(LARGEST_BUNDLE);
   expect(one.bytes).toBeLessThan(both.bytes / 2);
   const unwanted = (modules: string[], what: RegExp): string[] => modules.filter((path) => what.test(path));
   // Each has its device and not the other.
@@ -144,6 +149,9 @@ test("the whole package is small in a browser, one operation far smaller", async
   expect(unwanted(onWasm.modules, /devices\/cpu\/device/)).toHaveLength(1);
   expect(unwanted(onGpu.modules, /devices\/cpu\/(device|kernels)/)).toEqual([]);
   expect(unwanted(onGpu.modules, /devices\/gpu\/device/)).toHaveLength(1);
+  expect(unwanted(onGpu.modules, /gpu\/fallback\/(open|device)/)).toEqual([]);
+  expect(unwanted(onWebGl.modules, /devices\/(cpu\/(device|kernels)|gpu\/(device|wgsl))/)).toEqual([]);
+  expect(unwanted(onWebGl.modules, /gpu\/fallback\/open/)).toHaveLength(1);
   // Machine code cannot run there; compiled devices, files, optimisers and layers were not asked for.
   expect(unwanted(both.modules, /emit\/(x64|arm64)|kernels\/.*tile|native\.bun|files\.(bun|node)/)).toEqual([]);
   expect(unwanted(one.modules, /devices\/(cpu|gpu)\/|\/(io|optim|nn)\//)).toEqual([]);
@@ -155,7 +163,10 @@ describe.skipIf(!HAS_CHROMIUM)("Chromium, on the WebAssembly tier", () => {
   beforeAll(async () => {
     browser = await launch();
     // Once through a bundler, once with what the package brings for pages without one.
-    const source = 'import { learnXor } from "./xor.mjs";\nglobalThis.learnXor = learnXor;\n';
+    const source = `import { init } from "@tslm/tensor";
+import { learnXor } from "./xor.mjs";
+Object.assign(globalThis, { learnXor, start: async (device) => (await init({ device })).info.name });
+`;
     await Bun.write(join(home.path, "page.mjs"), source);
     await Bun.build({
       entrypoints: [join(home.path, "page.mjs")],
@@ -176,6 +187,31 @@ describe.skipIf(!HAS_CHROMIUM)("Chromium, on the WebAssembly tier", () => {
     );
   });
   afterAll(() => browser?.close());
+
+  test("auto loads the code of one device, unless there is a GPU to be measured", async () => {
+    using server = serveFolder(home.path);
+    const { page } = await openPage(browser, `${server.url}bundled.html`);
+    const loaded: Promise<Uint8Array>[] = [];
+    page.on("response", (response) => {
+      if (response.url().endsWith(".js")) loaded.push(response.body());
+    });
+    await page.reload();
+    await page.waitForFunction(() => "start" in globalThis);
+    // A GPU that computes on the processor.
+    await page.evaluate(() => {
+      const info = { vendor: "", architecture: "", description: "SwiftShader Device", isFallbackAdapter: true };
+      Object.defineProperty(navigator, "gpu", { value: { requestAdapter: async () => ({ info }) } });
+    });
+    const start = (device: string): Promise<string> =>
+      page.evaluate((name) => (globalThis as unknown as { start(name: string): Promise<string> }).start(name), device);
+    expect(await start("auto")).toBe("cpu");
+    const files = await Promise.all(loaded);
+    const bytes = files.reduce((sum, file) => sum + Bun.gzipSync(new Uint8Array(file)).byteLength, 0);
+    console.log(`A page that asks for "auto" and has no GPU loads ${kilobytes(bytes)} with gzip`);
+    expect(bytes).toBeLessThan(LARGEST_BUNDLE);
+    expect(files.filter((file) => new TextDecoder().decode(file).includes("@compute"))).toEqual([]);
+    await page.close();
+  });
 
   test.each([
     ["bundled, threads that share memory", "bundled.html", true],

@@ -159,8 +159,15 @@ export const sub = binary(o.sub, o.addScalar, (s) => -s);
 export const mul = binary(o.mul, o.mulScalar);
 /** Quotient, whole numbers give f32: PyTorch's `div`. */
 export const div = binary(o.div, o.divScalar);
-/** Power: PyTorch's `pow`. */
-export const pow = binary(o.pow, o.powScalar);
+const power = binary(o.pow, o.powScalar);
+/** Power: PyTorch's `pow`. Squares and cubes are products, as there. */
+export function pow(a: Tensor, b: Tensor | number): Tensor {
+  if (a.dtype === "f32" || a.dtype === "f64") {
+    if (b === 2) return square(a);
+    if (b === 3) return mul(square(a), a);
+  }
+  return power(a, b);
+}
 /** The larger of two, NaN where either is; equals share the gradient: PyTorch's `maximum`. */
 export const maximum = binary(o.maximum, o.maximumScalar);
 /** The smaller of two, NaN where either is; equals share the gradient: PyTorch's `minimum`. */
