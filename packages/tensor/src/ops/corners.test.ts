@@ -79,3 +79,15 @@ describe("not finite", () => {
   ];
   for (const [name, result, want] of cases) test(name, async () => expect(await list(result)).toEqual(want));
 });
+
+test("powers by a number: those that are products too", async () => {
+  const x = [-2, -0.5, 0, 1.5, Number.POSITIVE_INFINITY];
+  for (const exponent of [1, 2, 3, 4, -1]) {
+    const given = tensor(x, { requiresGrad: true });
+    const result = given.pow(exponent);
+    expect(await result.tolist()).toEqual(x.map((value) => Math.fround(value ** exponent)));
+    result.slice(0, 0, 2).sum().backward();
+    const slopes = x.map((value, i) => (i < 2 ? Math.fround(exponent * value ** (exponent - 1)) : 0));
+    expect(((await given.grad!.tolist()) as number[]).slice(0, 2)).toEqual(slopes.slice(0, 2));
+  }
+});
