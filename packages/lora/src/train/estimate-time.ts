@@ -10,7 +10,10 @@ import { nextTurn } from "./turn.ts";
 const MEASURED_ROWS = 512;
 /** Passes whose operations differ by less than this factor take times in proportion to them. */
 const ALIKE = 1.3;
-/** A pass is measured twice, and up to four times within so many seconds: the median counts, as others may disturb one. */
+/**
+ * A pass is measured twice, and up to four times within so many seconds. The fastest counts: what others take of the machine, and the
+ * engine's own compiling, which the training has behind it, only ever make one slower.
+ */
 const MEASURED_SECONDS = 1;
 
 /** A pass of a run: its sequences, and its operations forward and backward. */
@@ -83,12 +86,6 @@ export function passesToMeasure<P extends { flops: number }>(passes: readonly P[
   return [smallest, ...between.slice(between.length >> 1, (between.length >> 1) + 1), largest];
 }
 
-function median(numbers: readonly number[]): number {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  const half = sorted.length / 2;
-  return (sorted[Math.ceil(half) - 1] + sorted[Math.floor(half)]) / 2;
-}
-
 function sum<T>(items: readonly T[], of: (item: T) => number): number {
   return items.reduce((total, item) => total + of(item), 0);
 }
@@ -142,7 +139,7 @@ async function measure(run: PlannedRun, passes: readonly Pass[], recomputed: boo
     while (times.length < 2 || (times.length < 4 && sum(times, Number) < MEASURED_SECONDS)) {
       times.push(await timePass(run, sequences));
     }
-    measured.push({ flops, seconds: median(times) });
+    measured.push({ flops, seconds: Math.min(...times) });
   }
   const { step, once } = await timeOptimizer(run, firstRows(chosen[0].sequences, 16));
   const growth = Math.max(...passes.map(({ flops }) => flops)) / largest.flops - 1;
