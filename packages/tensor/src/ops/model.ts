@@ -296,9 +296,9 @@ export function swiglu(gate: Tensor, up: Tensor): Tensor {
  * k and v [keys, kvHeads, size]; scale is 1/√size unless given. Segments must cover every query once.
  *
  * @param k f32 as q, or `q8_0` as v, for devices that take it and without a gradient
- * @param keyBias what is added to keys in blocks: bias f32 [kvHeads, size] rotated to each key's place in its segment;
- *   rotations f32 [positions, size] hold a position's cosines, then its sines
- * @param keyRows i32 [n]: segments count their keys here, key j being row keyRows[j] of k and v. Trusted as indices are
+ * @param options `keyRows` i32 [n]: segments count their keys here, key j being row keyRows[j] of k and v; trusted as indices are.
+ *   `keyBias`: what is added to keys in blocks, `bias` f32 [kvHeads, size] rotated to each key's place in its segment;
+ *   `rotations` f32 [positions, size] hold a position's cosines, then its sines
  */
 export function attention(
   q: Tensor,
