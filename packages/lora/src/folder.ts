@@ -54,7 +54,7 @@ export async function createFolder(
   ready?: () => Promise<void>,
 ): Promise<void> {
   const parent = dirname(folder);
-  await explained(folder, "cannot be written", async () => {
+  const create = async (): Promise<void> => {
     await mkdir(parent, { recursive: true });
     await removeStale(parent);
     const staging = await stage(parent, files);
@@ -67,7 +67,14 @@ export async function createFolder(
       throw error;
     }
     await flush(parent);
-  });
+  };
+  // Where someone removes the parent meanwhile it is made again.
+  await explained(folder, "cannot be written", () => create().catch(againIfGone).catch(againIfGone));
+
+  function againIfGone(error: NodeJS.ErrnoException): Promise<void> {
+    if (error.code !== "ENOENT") throw error;
+    return create();
+  }
 }
 
 /** Removes a folder, if it is there, so that a half of it is never seen under its name. */
