@@ -50,9 +50,14 @@ export const target: FuzzTarget = {
     const text = textOf(data);
     const make = (tag: string): FakeElement => new FakeElement(tag);
     const page = { document: { createElement: make, createElementNS: (_: string, tag: string) => make(tag) } };
-    Object.assign(globalThis, page);
     const root = make("root");
-    new MarkdownView(root as unknown as HTMLElement, { label: () => "copy", copy() {} }).show(text);
+    Object.assign(globalThis, page);
+    try {
+      new MarkdownView(root as unknown as HTMLElement, { label: () => "copy", copy() {} }).show(text);
+    } finally {
+      // gpu.js takes a page that stays for a browser's.
+      Reflect.deleteProperty(globalThis, "document");
+    }
     const look = (node: FakeElement | string): void => {
       if (typeof node === "string") return;
       check(node === root || TAGS.test(node.tag), () => `an element ${node.tag}`);

@@ -3,22 +3,7 @@ import { createDevice, init, memory, setDefaultDevice } from "../../index.ts";
 import { describeDevice } from "../../measure.ts";
 import { reference } from "../registry.ts";
 
-/** Set in the process in which these tests run by themselves. */
-const ALONE = "TENSOR_TEST_OPEN_ALONE";
-
-// Other tests of one process give gpu.js a stand-in for a canvas, after which its backends other than WebGPU do not open.
-test.if(!process.env[ALONE])(
-  "in a process of its own",
-  async () => {
-    const env = { ...process.env, [ALONE]: "1" };
-    const child = Bun.spawn([process.execPath, "test", import.meta.path], { env, stdout: "pipe", stderr: "pipe" });
-    const errors = await new Response(child.stderr).text();
-    expect({ status: await child.exited, errors: errors.match(/\(fail\).*/g) }).toEqual({ status: 0, errors: null });
-  },
-  60_000,
-);
-
-test.if(ALONE in process.env)("a backend is forced by an option or the environment, and said", async () => {
+test("a backend is forced by an option or the environment, and said", async () => {
   const before = memory().storages;
   const device = await createDevice("gpu", { backend: "cpu" });
   expect(device.info).toEqual({ name: "gpu", isa: "gpu.js cpu", threads: 1 });
@@ -37,25 +22,22 @@ test.if(ALONE in process.env)("a backend is forced by an option or the environme
   expect(memory().storages).toBe(before);
 });
 
-test.if(ALONE in process.env)("a backend that is not there, or not known, is an error that names it", async () => {
+test("a backend that is not there, or not known, is an error that names it", async () => {
   await expect(createDevice("gpu", { backend: "webgl2" })).rejects.toThrow(/gpu.js finds no webgl2 here/);
   await expect(createDevice("gpu", { backend: "glide" as "cpu" })).rejects.toThrow(
     /no backend is called "glide"; there are webgpu, webgl2, webasm, cpu/,
   );
 });
 
-test.if(ALONE in process.env)(
-  "without WebGPU the first backend that works is taken, and the reasons against others are kept",
-  async () => {
-    const script = `
+test("without WebGPU the first backend that works is taken, and the reasons against others are kept", async () => {
+  const script = `
     import { mock } from "bun:test";
     mock.module("webgpu", () => { throw new Error("no binary"); });
     const { createDevice } = await import("${import.meta.dir}/../create.ts");
     const { describeDevice } = await import("${import.meta.dir}/../limits.ts");
     console.log(JSON.stringify(await describeDevice(await createDevice("gpu"))));`;
-    const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe", stderr: "pipe" });
-    const said = JSON.parse(await new Response(child.stdout).text());
-    expect(said).toMatchObject({ device: "gpu", backend: "webasm of gpu.js" });
-    expect(said.refused).toMatch(/^webgpu: .*the package for it does not load.*no webgl2 here/);
-  },
-);
+  const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe", stderr: "pipe" });
+  const said = JSON.parse(await new Response(child.stdout).text());
+  expect(said).toMatchObject({ device: "gpu", backend: "webasm of gpu.js" });
+  expect(said.refused).toMatch(/^webgpu: .*the package for it does not load.*no webgl2 here/);
+});
