@@ -279,6 +279,16 @@ describe("tools and JSON", () => {
     else expect(any.text).toStartWith("{");
   });
 
+  test("ignore_eos goes on behind the end until max_tokens", async () => {
+    const asked = { model, messages: [ask], temperature: 0, max_tokens: 60 };
+    const ended = await openai.chat.completions.create(asked);
+    const { choices, usage } = await openai.chat.completions.create({ ...asked, ...{ ignore_eos: true } });
+    expect([ended.choices[0].finish_reason, choices[0].finish_reason]).toEqual(["stop", "length"]);
+    expect(choices[0].message.content).toStartWith(ended.choices[0].message.content!);
+    expect(usage!.completion_tokens).toBe(60);
+    expect(ended.usage!.completion_tokens).toBeLessThan(60);
+  });
+
   test("guided_regex", async () => {
     const { choices } = await openai.chat.completions.create({
       model,

@@ -62,6 +62,8 @@ export interface AnswerRequest {
   readonly n?: number;
   /** The answer ends before the first of these. */
   readonly stop?: readonly string[];
+  /** Goes on behind end tokens. Default false. */
+  readonly ignoreEnd?: boolean;
   /** Log-probabilities of each token and of so many likeliest ones. */
   readonly logprobs?: number;
   readonly constraint?: ConstraintSpec;

@@ -43,6 +43,7 @@ export async function* answerEvents(
       maxNewTokens: request.maxTokens,
       n: request.n,
       stop: request.stop,
+      ignoreEnd: request.ignoreEnd,
       logprobs: request.logprobs,
       constraint: limited,
       priority: request.priority,

@@ -28,6 +28,7 @@ export function commonRequest(
     maxTokens: body.max_completion_tokens ?? body.max_tokens ?? limits.maxTokens,
     n: body.n ?? 1,
     stop: stop.length > 0 ? stop : undefined,
+    ignoreEnd: body.ignore_eos ?? undefined,
   };
 }
 

@@ -56,6 +56,7 @@ export function samplingFields(limits: Limits) {
     top_p: probability().nullish(),
     // Beyond OpenAI's interface, named as in vLLM.
     context_policy: oneOf(CONTEXT_POLICIES).nullish(),
+    ignore_eos: boolean().nullish(),
     min_p: between(0, 1).nullish(),
     repetition_penalty: between(0.01, 100).nullish(),
     top_k: integer(-1, 1_000_000).nullish(),

@@ -1,4 +1,4 @@
-/** What all contenders of streams.ts are given, and how their times are told. */
+/** What all contenders are asked. */
 
 const SENTENCES = [
   "The harbour opens at six in the morning, and the first boats bring herring and crab to the market hall.",
@@ -14,31 +14,12 @@ const SENTENCES = [
   "The school offers evening courses in Spanish, pottery and the repair of small machines.",
 ];
 
-/** A text of about a hundred tokens, another for each stream from its first words on. */
-export function promptOf(stream: number): string {
+/** A question of about a hundred tokens, another for each stream from its first words on. */
+export function questionOf(stream: number): string {
   const step = 1 + (stream % (SENTENCES.length - 1));
   const chosen = Array.from({ length: 5 }, (_, i) => SENTENCES[(stream + i * step) % SENTENCES.length]);
-  return `${stream * 7 + 3} notes about the town. ${chosen.join(" ")} In short:`;
+  return `${stream * 7 + 3} notes about the town. ${chosen.join(" ")} Write a story in which all this happens.`;
 }
 
-/** The value that the share `p` of all are at most. */
-function percentile(values: readonly number[], p: number): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return Number((sorted[Math.max(0, Math.ceil(p * sorted.length) - 1)] ?? Number.NaN).toPrecision(4));
-}
-
-export const summary = (values: readonly number[]): { p50: number; p99: number } => ({
-  p50: percentile(values, 0.5),
-  p99: percentile(values, 0.99),
-});
-
-/** The share of tokens that two contenders' answers have in common before they part. */
-export function sameBeginning(ours: readonly (readonly number[])[], theirs: readonly (readonly number[])[]): number {
-  let [same, all] = [0, 0];
-  ours.forEach((answer, i) => {
-    const parting = answer.findIndex((token, at) => token !== theirs[i][at]);
-    same += parting < 0 ? answer.length : parting;
-    all += answer.length;
-  });
-  return Number((same / all).toPrecision(2));
-}
+/** One of about 400 tokens, for small vocabularies too. */
+export const LONG_QUESTION = `Which of these is out of line: ${Array.from({ length: 90 }, (_, i) => 10 + ((i * 37) % 90)).join(", ")}?`;
