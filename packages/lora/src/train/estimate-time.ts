@@ -49,12 +49,12 @@ export async function estimateSeconds(run: PlannedRun, recomputed: boolean): Pro
   if (recomputed) model.recompute = true;
   Object.assign(lora.dropout, { training: true, step: 1 });
   try {
-    const { measured, optimizer, first } = await measure(run, [...trained, ...evaluated], recomputed);
+    const { measured, optimizer, once } = await measure(run, [...trained, ...evaluated], recomputed);
     const epoch = sum(trained, ({ flops }) => secondsOfPass(flops, measured)) + steps.length * optimizer;
     const evaluation = sum(evaluated, (pass) => {
       return secondsOfPass(pass.flops, measured) * (flopsOf(run, pass.sequences, recomputed, false) / pass.flops);
     });
-    return first + settings.epochs * epoch + evaluations.filter(Boolean).length * evaluation;
+    return once + settings.epochs * epoch + evaluations.filter(Boolean).length * evaluation;
   } finally {
     lora.dropout.training = false;
     if (recomputed) model.recompute = before;
@@ -116,8 +116,8 @@ interface Measured {
   measured: MeasuredPass[];
   /** Seconds of the change of the weights in a step. */
   optimizer: number;
-  /** Seconds of what happens once: memory that is touched for the first time. */
-  first: number;
+  /** Seconds of what comes with the first change of the weights. */
+  once: number;
 }
 
 async function measure(run: PlannedRun, passes: readonly Pass[], recomputed: boolean): Promise<Measured> {
@@ -128,9 +128,10 @@ async function measure(run: PlannedRun, passes: readonly Pass[], recomputed: boo
     }),
   );
   const largest = chosen[chosen.length - 1];
-  // Once for nothing: kernels are made, weights are read from the disk.
+  // Once for nothing: kernels are made, weights are read from the disk. A page of memory that is touched for the first time costs up to
+  // 20 times what it costs later, and more or less of that as the system had it at hand: so the largest pass, whole, touches all of them.
   await timePass(run, firstRows(chosen[0].sequences, 16));
-  const untouched = await timePass(run, largest.sequences);
+  await timePass(run, passes.reduce((a, b) => (b.flops > a.flops ? b : a)).sequences);
   const measured: MeasuredPass[] = [];
   for (const { sequences, flops } of chosen) {
     const times: number[] = [];
@@ -142,11 +143,7 @@ async function measure(run: PlannedRun, passes: readonly Pass[], recomputed: boo
     measured.push({ flops, seconds: Math.min(...times) });
   }
   const { step, once } = await timeOptimizer(run, firstRows(chosen[0].sequences, 16));
-  const growth = Math.max(...passes.map(({ flops }) => flops)) / largest.flops - 1;
-  const touched = run.model.activationBytes
-    ? growth * Math.max(0, untouched - measured[measured.length - 1].seconds)
-    : 0;
-  return { measured, optimizer: step, first: once + touched };
+  return { measured, optimizer: step, once };
 }
 
 /** The first sequences that have so many rows together, the last of them cut. */
