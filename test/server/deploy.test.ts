@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { flood } from "../support/flood.ts";
 import { ROOT, temporaryFolder } from "../support/process.ts";
 import { type Served, serveProcess } from "../support/server.ts";
 
@@ -50,6 +51,8 @@ describe.skipIf(!NGINX)("two servers behind nginx, as deploy/nginx.conf has it",
     const site = readFileSync(join(ROOT, "deploy/nginx.conf"), "utf8")
       .replace("127.0.0.1:8001", `127.0.0.1:${first}`)
       .replace("127.0.0.1:8002", `127.0.0.1:${second}`)
+      .replace("client_header_timeout 10s", "client_header_timeout 1s")
+      .replace("client_body_timeout 10s", "client_body_timeout 1s")
       .replace("listen 8080", `listen 127.0.0.1:${port}`);
     const places = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(
       (name) => `${name}_temp_path ${join(home.path, name)};`,
@@ -108,6 +111,26 @@ describe.skipIf(!NGINX)("two servers behind nginx, as deploy/nginx.conf has it",
     expect(first).toStartWith('data: {"delta"');
     expect(first).not.toContain("[DONE]");
     await reader.cancel();
+  });
+
+  test("floods end at the proxy: what is slow is let go, what is too many is told so", async () => {
+    const files = () => replicas.map(({ running }) => readdirSync(`/proc/${running.process.pid}/fd`).length);
+    const before = files();
+    const silent = await flood({ url, connections: 150, send: "" });
+    const slow = `POST /chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 90\r\n\r\n{`;
+    const bodies = await flood({ url, connections: 150, send: slow });
+    while (bodies.closed < 150 || silent.closed < 150) await Bun.sleep(20);
+    expect(bodies.statuses).toEqual({ 429: 150 - 64 });
+    expect(bodies.last[429]).toContain("Retry-After: 5");
+    expect(bodies.last[429]).toContain('{"error":{"message":"too many connections from your address');
+    // Nothing of it reached the servers.
+    files().forEach((count, i) => void expect(count - before[i]).toBeLessThan(3));
+    const large = await fetch(`${url}/chat`, { method: "POST", body: "x".repeat(2 << 20) });
+    expect([large.status, ((await large.json()) as { error: { type: string } }).error.type]).toEqual([
+      413,
+      "too_large",
+    ]);
+    expect((await chat("x")).status).toBe(200);
   });
 
   test("when one ends, the other answers for it", async () => {

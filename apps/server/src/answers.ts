@@ -173,6 +173,8 @@ export class Answers {
     const begin = performance.now();
     const all = [answers].flat() as readonly Answer[];
     const { requestId, outcome } = { requestId: c.get("requestId"), outcome: c.get("outcome") };
+    const whenComplete = c.get("whenComplete");
+    c.set("whenComplete", undefined);
     return streamOf(lines, {
       contentType: options.contentType,
       keepAlive: options.keepAlive,
@@ -185,6 +187,7 @@ export class Answers {
         return options.showError(this.shown(error, requestId));
       },
       onEnd: (how) => {
+        whenComplete?.();
         const ms = Math.round(performance.now() - begin);
         logger.info({ request_id: requestId, ms, ...outcome, ...(how === "complete" ? {} : { how }) }, "stream ended");
       },

@@ -8,9 +8,11 @@ import { configSchema, type ServerConfigInput } from "./config/schema.ts";
 import type { Context, Env } from "./env.ts";
 import { ApiError } from "./errors.ts";
 import { authenticate } from "./http/auth.ts";
+import { Receiving } from "./http/body.ts";
 import { checkOrigin, mayCall } from "./http/origin.ts";
 import { RateLimits } from "./http/rate-limit.ts";
 import { errorStyleOf, showError } from "./http/show-error.ts";
+import type { Limits } from "./limits.ts";
 import { Metrics } from "./metrics.ts";
 import { Models } from "./models.ts";
 import { chatPage } from "./page/chat-page.ts";
@@ -35,10 +37,14 @@ export interface AppOptions {
   isLocal?: boolean;
 }
 
-/** Where a request came from. */
+/** The connection of a request. */
 export interface Peer {
   /** Address of who connected. */
   readonly address: string;
+  /** Requests of all connections that are being sent, computed or read, this one with them. */
+  readonly openRequests?: number;
+  /** Told when nothing more comes of the answer: what follows on the connection is the client's affair. */
+  readonly onComplete?: () => void;
 }
 
 /** The server's routes, and its end. */
@@ -51,10 +57,13 @@ export interface App {
   drain(graceMs?: number): Promise<void>;
   /** The OpenAPI document. */
   readonly document: object;
+  readonly limits: Limits;
 }
 
 /** Routes that need no key. */
 const OPEN = new Set(["/", "/health", "/ready", "/openapi.json"]);
+/** Routes that answer however many requests are open. */
+const ALWAYS = new Set(["/health", "/ready", "/metrics"]);
 
 /** Makes the server's routes. */
 export function createApp(options: AppOptions): App {
@@ -69,6 +78,7 @@ export function createApp(options: AppOptions): App {
   const models = new Models(backend, config.aliases);
   const service: Service = { backend, answers, models, metrics, config, limits };
   const peers = new WeakMap<Request, Peer>();
+  const receiving = new Receiving(limits);
 
   const app = new OpenAPIHono<Env>();
   app.use(async (c, next) => {
@@ -77,9 +87,13 @@ export function createApp(options: AppOptions): App {
     const requestId = given !== undefined && /^[\w.-]{1,100}$/.test(given) ? given : crypto.randomUUID();
     c.set("requestId", requestId);
     c.set("outcome", {});
-    c.set("address", addressOf(c, peers.get(c.req.raw), config.trustProxy));
+    const peer = peers.get(c.req.raw);
+    c.set("address", addressOf(c, peer, config.trustProxy));
     c.set("client", { name: c.get("address"), key: undefined });
+    c.set("receiving", receiving);
+    c.set("whenComplete", peer?.onComplete);
     await next();
+    c.get("whenComplete")?.();
     c.res.headers.set("X-Request-Id", requestId);
     const { method } = c.req;
     const ms = performance.now() - begin;
@@ -101,6 +115,14 @@ export function createApp(options: AppOptions): App {
       },
       "request",
     );
+  });
+  app.use(async (c, next) => {
+    const open = peers.get(c.req.raw)?.openRequests ?? 0;
+    if (open > limits.openRequests && !ALWAYS.has(c.req.path)) {
+      c.header("Connection", "close");
+      throw new ApiError("unavailable", `${open} requests are open already; try again later`, { retryAfter: 5 });
+    }
+    await next();
   });
   const rules = { ...config, hasKeys: config.apiKeys.length > 0, isLocal };
   app.use(async (c, next) => {
@@ -175,6 +197,7 @@ export function createApp(options: AppOptions): App {
       store?.close();
     },
     document,
+    limits,
   };
 }
 

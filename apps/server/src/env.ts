@@ -1,5 +1,6 @@
 import type { Context as HonoContext } from "hono";
 import type { ApiKey } from "./config/schema.ts";
+import type { Receiving } from "./http/body.ts";
 
 /** Whose request it is. */
 export interface Client {
@@ -17,6 +18,10 @@ export interface Env {
     address: string;
     /** What the log tells beside route, status and time. */
     outcome: Record<string, unknown>;
+    /** Bodies of all requests that are being sent. */
+    receiving: Receiving;
+    /** Called when nothing more comes of the answer; a stream takes it over, and leaves undefined. */
+    whenComplete: (() => void) | undefined;
   };
 }
 

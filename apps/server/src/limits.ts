@@ -2,6 +2,10 @@
 export interface Limits {
   /** Bytes of a body. */
   readonly bodyBytes: number;
+  /** Seconds in which a body must have come. */
+  readonly bodySeconds: number;
+  /** Bytes of all bodies that are being sent. */
+  readonly receivingBytes: number;
   /** Brackets inside brackets of the JSON. */
   readonly nesting: number;
   /** UTF-16 code units of a message or a text. */
@@ -30,10 +34,16 @@ export interface Limits {
   readonly answerSeconds: number;
   /** Bytes of a stream that wait for a slow reader before its answer is ended. */
   readonly unreadBytes: number;
+  /** Requests that are being sent, computed or read. */
+  readonly openRequests: number;
+  /** Seconds after an answer's end in which the client must have read it and asked anew; then the connection is closed. */
+  readonly idleSeconds: number;
 }
 
 export const DEFAULT_LIMITS: Limits = {
   bodyBytes: 1 << 20,
+  bodySeconds: 30,
+  receivingBytes: 64 << 20,
   nesting: 32,
   messageLength: 32_768,
   historyLength: 200,
@@ -48,4 +58,6 @@ export const DEFAULT_LIMITS: Limits = {
   perClient: 64,
   answerSeconds: 600,
   unreadBytes: 4 << 20,
+  openRequests: 1024,
+  idleSeconds: 75,
 };

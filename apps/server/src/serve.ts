@@ -41,13 +41,22 @@ export function serve(options: ServeOptions): RunningServer {
 }
 
 function listen({ app, port, host }: ServeOptions): Bun.Server<undefined> {
+  const { idleSeconds } = app.limits;
   try {
     return Bun.serve({
       port,
       hostname: host,
-      fetch: (request, server) => app.fetch(request, { address: server.requestIP(request)?.address ?? "unknown" }),
-      // An answer may take minutes before its first byte; the queue bounds how many wait.
-      idleTimeout: 0,
+      fetch(request, server) {
+        // An answer may take minutes before its first byte; the app bounds how long it, and the request's body, may take.
+        server.timeout(request, 0);
+        return app.fetch(request, {
+          address: server.requestIP(request)?.address ?? "unknown",
+          openRequests: server.pendingRequests,
+          onComplete: () => server.timeout(request, idleSeconds),
+        });
+      },
+      // Before a request's head is complete Bun waits some 12 seconds, whatever is said here.
+      idleTimeout: idleSeconds,
       // The app has its own, lower limit and answers in words; Bun's would answer with nothing.
       maxRequestBodySize: Number.MAX_SAFE_INTEGER,
     });

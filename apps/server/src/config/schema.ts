@@ -33,6 +33,8 @@ export type ApiKey = z.output<typeof apiKeySchema>;
 
 const BOUNDS: { readonly [K in keyof Limits]: readonly [number, number] } = {
   bodyBytes: [1 << 10, 1 << 28],
+  bodySeconds: [1, 3600],
+  receivingBytes: [1 << 10, 2 ** 40],
   nesting: [4, 200],
   messageLength: [1, 1 << 24],
   historyLength: [0, 100_000],
@@ -47,6 +49,9 @@ const BOUNDS: { readonly [K in keyof Limits]: readonly [number, number] } = {
   perClient: [1, 10_000],
   answerSeconds: [1, 86_400],
   unreadBytes: [1 << 16, 1 << 30],
+  openRequests: [1, 100_000],
+  // What Bun's timers of connections can.
+  idleSeconds: [4, 240],
 };
 
 const limitsSchema = strict(

@@ -1,8 +1,7 @@
 import { type OpenAPIHono, type RouteConfig, z } from "@hono/zod-openapi";
-import { bodyLimit } from "hono/body-limit";
 import type { Context, Env } from "../env.ts";
-import { ApiError } from "../errors.ts";
 import type { Limits } from "../limits.ts";
+import { readBody } from "./body.ts";
 import { checkValue, parseJson } from "./json.ts";
 import { type ErrorStyle, errorStyleOf } from "./show-error.ts";
 
@@ -59,7 +58,7 @@ const WHEN: Record<number, string> = {
   401: "The API key is missing or wrong",
   403: "Not allowed to this key, host or origin",
   404: "There is no such model, adapter or thing",
-  408: "The answer took too long",
+  408: "The answer took too long, or the body did",
   409: "It is in use, or there already",
   413: "The body is too large",
   422: "The model cannot take it",
@@ -72,7 +71,7 @@ const WHEN: Record<number, string> = {
 function register(app: Router, route: Route, body?: z.ZodType): void {
   const { method, path, tag, summary, answers, isOpen = false } = route;
   const style = errorStyleOf(path);
-  const always = [403, 503, ...(isOpen ? [] : [401, 429, 500]), ...(body ? [400, 413] : [])];
+  const always = [403, 503, ...(isOpen ? [] : [401, 429, 500]), ...(body ? [400, 408, 413] : [])];
   const content: Record<string, { schema: z.ZodType }> = {};
   if (answers.json) content["application/json"] = { schema: answers.json };
   for (const [type, schema] of Object.entries(answers.others ?? {})) content[type] = { schema };
@@ -117,12 +116,7 @@ export function jsonRoute<Schema extends z.ZodType>(
 ): void {
   const { body, limits, method, path } = description;
   register(app, description, body);
-  const tooLarge = (): never => {
-    throw new ApiError("too_large", `the body is larger than ${limits.bodyBytes} bytes`);
-  };
-  const bounded = bodyLimit({ maxSize: limits.bodyBytes, onError: tooLarge });
-  app.on(method.toUpperCase(), honoPath(path), bounded, async (c) => {
-    const bytes = new Uint8Array(await c.req.arrayBuffer());
-    return handler(c, checkValue(body, parseJson(bytes, limits.nesting)));
-  });
+  app.on(method.toUpperCase(), honoPath(path), async (c) =>
+    handler(c, checkValue(body, parseJson(await readBody(c, limits), limits.nesting))),
+  );
 }

@@ -70,7 +70,7 @@ export function chatRoute(
         json: replySchema,
         others: { "text/event-stream": serverSentEvent },
       },
-      errors: [404, 408, 422],
+      errors: [404, 422],
     },
     async (c, body) => {
       answers.checkOpen();

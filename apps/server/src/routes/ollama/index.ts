@@ -27,7 +27,7 @@ export function ollamaRoutes(app: Router, service: Service): void {
       limits,
       body: chatBody(limits),
       answers: { description: "The answer", json: chatAnswer, others: NDJSON },
-      errors: [404, 408],
+      errors: [404],
     },
     async (c, body) => {
       const adapter = models.ofModel(untagged(body.model), c.get("client"));
@@ -66,7 +66,7 @@ export function ollamaRoutes(app: Router, service: Service): void {
       limits,
       body: generateBody(limits),
       answers: { description: "The answer", json: generateAnswer, others: NDJSON },
-      errors: [404, 408],
+      errors: [404],
     },
     async (c, body) => {
       const adapter = models.ofModel(untagged(body.model), c.get("client"));

@@ -45,7 +45,7 @@ export function chatCompletions(app: Router, service: Service): void {
         json: chatCompletion,
         others: { "text/event-stream": serverSentEvent },
       },
-      errors: [404, 408],
+      errors: [404],
     },
     async (c, body) => {
       const adapter = models.ofModel(body.model, c.get("client"));

@@ -48,7 +48,7 @@ export function completions(app: Router, service: Service): void {
         json: completion,
         others: { "text/event-stream": serverSentEvent },
       },
-      errors: [404, 408],
+      errors: [404],
     },
     async (c, body) => {
       const adapter = models.ofModel(body.model, c.get("client"));
