@@ -1,19 +1,11 @@
 import { describe, expect, test } from "bun:test";
 import { tmpdir } from "node:os";
 import { Validator } from "@seriousme/openapi-schema-validator";
-import Ajv2020 from "ajv/dist/2020.js";
-import addFormats from "ajv-formats";
 import { type App, createApp, createLogger, type ServerConfigInput } from "../../apps/server/src/index.ts";
 import { EchoBackend } from "../../apps/server/src/testing.ts";
+import { type Document, DocumentCheck } from "../support/openapi.ts";
 
 type Json = Record<string, unknown>;
-interface Operation {
-  readonly responses: Readonly<Record<string, { readonly content?: Readonly<Record<string, unknown>> }>>;
-}
-interface Document {
-  readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>;
-}
-
 const KEY = "s3cret";
 const sha256 = new Bun.CryptoHasher("sha256").update(KEY).digest("hex");
 const logger = createLogger("silent");
@@ -28,51 +20,10 @@ function start(config: ServerConfigInput = {}, backend = new EchoBackend()): App
 }
 
 /** As a client gets it. */
-const document = JSON.parse(
-  await (await start().fetch(new Request("http://localhost/openapi.json"))).text(),
-) as Document;
-
-// The document does not forbid further fields, as clients must bear new ones; here what it does not name is a fault.
-function strict(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(strict);
-  if (typeof value !== "object" || value === null) return value;
-  const copy = Object.fromEntries(Object.entries(value).map(([key, child]) => [key, strict(child)]));
-  const isObject = copy.type === "object" && "properties" in copy && !("additionalProperties" in copy);
-  return isObject ? { ...copy, additionalProperties: false } : copy;
-}
-const ajv = new Ajv2020({ strict: false, allErrors: true });
-addFormats(ajv);
-ajv.addSchema(strict(document) as object, "api");
-
-const pointer = (...parts: string[]): string =>
-  parts.map((part) => `/${encodeURIComponent(part.replaceAll("~", "~0").replaceAll("/", "~1"))}`).join("");
-
-/** What is wrong with an answer, by the document. */
-async function wrongs(path: string, method: string, response: Response): Promise<string[]> {
-  const operation = document.paths[path][method];
-  const status = String(response.status);
-  const described = operation.responses[status];
-  const text = await response.text();
-  const what = `${method} ${path} ${status}`;
-  if (!described) return [`${what} is not in the document: ${text.slice(0, 200)}`];
-  if (!described.content) return text === "" ? [] : [`${what} should be empty`];
-  const type = response.headers.get("content-type")?.split(";")[0] ?? "none";
-  if (!(type in described.content)) return [`${what} is ${type}, not ${Object.keys(described.content)}`];
-  const reference = `api#${pointer("paths", path, method, "responses", status, "content", type, "schema")}`;
-  const values: unknown[] =
-    type === "application/json"
-      ? [JSON.parse(text)]
-      : type === "text/event-stream"
-        ? text
-            .trim()
-            .split("\n\n")
-            .map((event) => ({ data: event.replace(/^data: /, "") }))
-        : [text];
-  return values.flatMap((value) => {
-    if (ajv.validate({ $ref: reference }, value)) return [];
-    return [`${what}: ${ajv.errorsText(ajv.errors)} in ${JSON.stringify(value).slice(0, 300)}`];
-  });
-}
+const checked = new DocumentCheck(
+  JSON.parse(await (await start().fetch(new Request("http://localhost/openapi.json"))).text()) as Document,
+);
+const { document } = checked;
 
 const seen = new Set<string>();
 interface Asked {
@@ -93,10 +44,10 @@ async function ask(
   const text = typeof body === "string" || body === undefined ? body : JSON.stringify(body);
   const init = { method: method.toUpperCase(), headers: { host: "localhost", ...headers }, body: text };
   const response = await app.fetch(new Request(`http://localhost${url}`, init));
-  const copy = response.clone();
-  expect(await wrongs(path, method, response)).toEqual([]);
+  const said = await response.text();
+  expect(checked.wrongs(path, method, response, said)).toEqual([]);
   seen.add(`${method} ${path} ${response.status}`);
-  return { status: response.status, text: await copy.text() };
+  return { status: response.status, text: said };
 }
 
 const messages = [{ role: "user", content: "hello world" }];
@@ -116,6 +67,10 @@ const GOOD: readonly (readonly [method: string, path: string, asked?: Asked & { 
     { body: { message: "dropped it", history: messages, adapter: null, context_policy: "trim-oldest" } },
   ],
   ["post", "/chat", { body: { message: "so long", stream: true } }],
+  ["post", "/chat", { body: { message: "it is broken", stream: true } }],
+  ["post", "/v1/chat/completions", { body: { model: "echo", messages, stream: true }, say: "it is broken" }],
+  ["post", "/v1/completions", { body: { model: "echo", prompt: "it is broken", stream: true } }],
+  ["post", "/api/chat", { body: { model: "echo", messages }, say: "it is broken" }],
   ["post", "/v1/chat/completions", { body: { model: "echo", messages, n: 2, logprobs: true, top_logprobs: 2 } }],
   ["post", "/v1/chat/completions", { body: { model: "first", messages, response_format: schema } }],
   [

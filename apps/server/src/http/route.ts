@@ -12,7 +12,11 @@ export interface Answers {
   readonly description: string;
   /** Of a JSON answer. */
   readonly json?: z.ZodType;
-  /** Further content types, such as a stream's. */
+  /** The data of each server-sent event of a stream, and its name in the document. */
+  readonly event?: { readonly name: string; readonly schema: z.ZodType };
+  /** Of each line of a stream of JSON lines. */
+  readonly line?: z.ZodType;
+  /** Further content types. */
   readonly others?: Readonly<Record<string, z.ZodType>>;
   /** Default 200. */
   readonly status?: 200 | 201 | 204;
@@ -34,9 +38,10 @@ interface Route {
   readonly params?: z.ZodObject;
 }
 
+const ERROR_NAMES: Record<ErrorStyle, string> = { plain: "Error", openai: "OpenAIError", ollama: "OllamaError" };
 const plainError = z
   .object({ error: z.object({ message: z.string(), type: z.string(), param: z.string().optional() }) })
-  .openapi("Error");
+  .openapi(ERROR_NAMES.plain);
 const openaiError = z
   .object({
     error: z.object({
@@ -46,12 +51,9 @@ const openaiError = z
       code: z.string().nullable(),
     }),
   })
-  .openapi("OpenAIError");
-const ollamaError = z.object({ error: z.string() }).openapi("OllamaError");
+  .openapi(ERROR_NAMES.openai);
+const ollamaError = z.object({ error: z.string() }).openapi(ERROR_NAMES.ollama);
 const ERRORS: Record<ErrorStyle, z.ZodType> = { plain: plainError, openai: openaiError, ollama: ollamaError };
-
-/** What a stream's events are in the document: each one's data is JSON, or `[DONE]`. */
-export const serverSentEvent = z.object({ data: z.string() }).openapi("ServerSentEvent");
 
 const WHEN: Record<number, string> = {
   400: "A field is wrong; `param` names it",
@@ -67,6 +69,19 @@ const WHEN: Record<number, string> = {
   503: "Loading, restarting or ending; Retry-After says when to try again",
 };
 
+/**
+ * What an event of a stream is in the document: its data is JSON as said by `contentSchema`, or `[DONE]`. An error is the last event
+ * of a stream that fails.
+ */
+function eventOf(app: Router, { name, schema }: NonNullable<Answers["event"]>, style: ErrorStyle): z.ZodType {
+  app.openAPIRegistry.register(name, schema);
+  const references = [name, ERROR_NAMES[style]].map((known) => ({ $ref: `#/components/schemas/${known}` }));
+  const json = { contentMediaType: "application/json", contentSchema: { anyOf: references } };
+  return z
+    .object({ data: z.union([z.literal("[DONE]"), z.string().openapi(json as object)]) })
+    .openapi({ description: "An event of the stream" });
+}
+
 /** Enters a route in the OpenAPI document. */
 function register(app: Router, route: Route, body?: z.ZodType): void {
   const { method, path, tag, summary, answers, isOpen = false } = route;
@@ -74,6 +89,11 @@ function register(app: Router, route: Route, body?: z.ZodType): void {
   const always = [403, 503, ...(isOpen ? [] : [401, 429, 500]), ...(body ? [400, 408, 413] : [])];
   const content: Record<string, { schema: z.ZodType }> = {};
   if (answers.json) content["application/json"] = { schema: answers.json };
+  if (answers.event) content["text/event-stream"] = { schema: eventOf(app, answers.event, style) };
+  if (answers.line) {
+    const schema = z.union([answers.line, ERRORS[style]]).openapi({ description: "A line of the stream" });
+    content["application/x-ndjson"] = { schema };
+  }
   for (const [type, schema] of Object.entries(answers.others ?? {})) content[type] = { schema };
   const responses: RouteConfig["responses"] = {
     [answers.status ?? 200]: { description: answers.description, ...(Object.keys(content).length > 0 && { content }) },

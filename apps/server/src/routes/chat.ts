@@ -4,7 +4,7 @@ import { CONTEXT_POLICIES, type Message } from "../backend.ts";
 import type { Context } from "../env.ts";
 import { ApiError } from "../errors.ts";
 import { between, boolean, integer, is, listOf, notEmptyText, oneOf, probability, strict } from "../http/checks.ts";
-import { jsonRoute, type Router, serverSentEvent } from "../http/route.ts";
+import { jsonRoute, type Router } from "../http/route.ts";
 import { serverSentEvents } from "../http/stream.ts";
 import type { Limits } from "../limits.ts";
 import type { Service } from "../service.ts";
@@ -43,6 +43,11 @@ const replySchema = z
   })
   .openapi("ChatReply");
 
+const eventSchema = z.union([
+  z.object({ delta: z.string().min(1) }),
+  replySchema.pick({ finish_reason: true, usage: true, dropped_tokens: true }),
+]);
+
 /** Where a conversation's earlier messages come from and its new ones go. */
 export interface Remembered {
   readonly history: readonly Message[];
@@ -68,7 +73,7 @@ export function chatRoute(
       answers: {
         description: "The answer, or server-sent events with `stream`",
         json: replySchema,
-        others: { "text/event-stream": serverSentEvent },
+        event: { name: "ChatEvent", schema: eventSchema },
       },
       errors: [404, 422],
     },

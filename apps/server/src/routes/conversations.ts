@@ -52,7 +52,12 @@ export function conversationRoutes(app: Router, store: Conversations): void {
       path: "/conversations/export",
       tag,
       summary: "All of them, a line of training data each",
-      answers: { description: "JSON lines of {messages}", others: { "application/x-ndjson": z.string() } },
+      answers: {
+        description: "JSON lines, one a conversation",
+        others: {
+          "application/x-ndjson": z.object({ messages: z.array(message.pick({ role: true, content: true })) }),
+        },
+      },
     },
     (c) => {
       const lines = store.list(owner(c)).map(({ id }) => {

@@ -125,9 +125,10 @@ function joined(events: readonly Record<string, unknown>[]): Record<string, unkn
   return { ...last, message: { role: "assistant", content, ...(calls.length > 0 && { tool_calls: calls }) } };
 }
 
+/** How it ended; all but the first of these are missing where a model was only loaded. */
 const end = {
-  done: z.boolean(),
-  done_reason: z.string().optional(),
+  done: z.literal(true),
+  done_reason: z.enum(["stop", "length", "load"]),
   total_duration: z.int().optional(),
   load_duration: z.int().optional(),
   prompt_eval_count: z.int().optional(),
@@ -136,20 +137,24 @@ const end = {
   eval_duration: z.int().optional(),
   dropped_tokens: z.int().optional(),
 };
-export const chatAnswer = z
-  .object({
-    model: z.string(),
-    created_at: z.string(),
-    message: z.object({
-      role: z.literal("assistant"),
-      content: z.string(),
-      tool_calls: z
-        .array(z.object({ function: z.object({ name: z.string(), arguments: z.record(z.string(), z.unknown()) }) }))
-        .optional(),
-    }),
-    ...end,
-  })
-  .openapi("OllamaChatAnswer");
-export const generateAnswer = z
-  .object({ model: z.string(), created_at: z.string(), response: z.string(), ...end })
-  .openapi("OllamaGenerateAnswer");
+const more = { done: z.literal(false) };
+
+const chatted = z.object({
+  model: z.string(),
+  created_at: z.iso.datetime(),
+  message: z.object({
+    role: z.literal("assistant"),
+    content: z.string(),
+    tool_calls: z
+      .array(z.object({ function: z.object({ name: z.string(), arguments: z.record(z.string(), z.unknown()) }) }))
+      .optional(),
+  }),
+});
+export const chatAnswer = chatted.extend(end).openapi("OllamaChatAnswer");
+/** Of a stream; the last line is `chatAnswer`. */
+export const chatLine = z.union([chatted.extend(more), chatAnswer]).openapi("OllamaChatLine");
+
+const generated = z.object({ model: z.string(), created_at: z.iso.datetime(), response: z.string() });
+export const generateAnswer = generated.extend(end).openapi("OllamaGenerateAnswer");
+/** Of a stream; the last line is `generateAnswer`. */
+export const generateLine = z.union([generated.extend(more), generateAnswer]).openapi("OllamaGenerateLine");

@@ -4,12 +4,11 @@ import { is, listOf, notEmptyText, strict } from "../../http/checks.ts";
 import { jsonRoute, type Router, route } from "../../http/route.ts";
 import type { Service } from "../../service.ts";
 import { LooseCalls } from "../../tools/loose.ts";
-import { answerAs, chatAnswer, commonRequest, generateAnswer, untagged } from "./answer.ts";
+import { answerAs, chatAnswer, chatLine, commonRequest, generateAnswer, generateLine, untagged } from "./answer.ts";
 import { chatBody, generateBody, type OllamaChatBody } from "./schemas.ts";
 
 /** The version of Ollama whose interface this is. */
 const VERSION = "0.12.0";
-const NDJSON = { "application/x-ndjson": z.string() };
 const started = new Date().toISOString();
 
 /** Ollama's interface, below `/api`. */
@@ -26,7 +25,7 @@ export function ollamaRoutes(app: Router, service: Service): void {
       summary: "Answers a conversation; JSON lines unless `stream` is false",
       limits,
       body: chatBody(limits),
-      answers: { description: "The answer", json: chatAnswer, others: NDJSON },
+      answers: { description: "The answer", json: chatAnswer, line: chatLine },
       errors: [404],
     },
     async (c, body) => {
@@ -65,7 +64,7 @@ export function ollamaRoutes(app: Router, service: Service): void {
       summary: "Answers a prompt; JSON lines unless `stream` is false",
       limits,
       body: generateBody(limits),
-      answers: { description: "The answer", json: generateAnswer, others: NDJSON },
+      answers: { description: "The answer", json: generateAnswer, line: generateLine },
       errors: [404],
     },
     async (c, body) => {

@@ -2,7 +2,7 @@ import type { z } from "@hono/zod-openapi";
 import type { Answer, AnswerEnd, AnswerPart } from "../../answers.ts";
 import type { AnswerRequest, Tool } from "../../backend.ts";
 import { ApiError } from "../../errors.ts";
-import { jsonRoute, type Router, serverSentEvent } from "../../http/route.ts";
+import { jsonRoute, type Router } from "../../http/route.ts";
 import { showError } from "../../http/show-error.ts";
 import { serverSentEvents } from "../../http/stream.ts";
 import type { Service } from "../../service.ts";
@@ -13,7 +13,7 @@ import { newId, unixSeconds } from "./ids.ts";
 import { chatLogprobs } from "./logprobs.ts";
 import { toMessages } from "./messages.ts";
 import { commonRequest, constraintOf } from "./request.ts";
-import { type ChatBody, chatBody, chatCompletion } from "./schemas.ts";
+import { type ChatBody, chatBody, chatCompletion, chatCompletionChunk } from "./schemas.ts";
 import { usageOf } from "./usage.ts";
 
 /** How the answers of one chat are read. */
@@ -43,7 +43,7 @@ export function chatCompletions(app: Router, service: Service): void {
       answers: {
         description: "The answer, or server-sent events with `stream`",
         json: chatCompletion,
-        others: { "text/event-stream": serverSentEvent },
+        event: { name: "ChatCompletionChunk", schema: chatCompletionChunk },
       },
       errors: [404],
     },

@@ -3,14 +3,14 @@ import type { Answer, AnswerEnd } from "../../answers.ts";
 import type { PromptInput } from "../../backend.ts";
 import type { Context } from "../../env.ts";
 import { ApiError } from "../../errors.ts";
-import { jsonRoute, type Router, serverSentEvent } from "../../http/route.ts";
+import { jsonRoute, type Router } from "../../http/route.ts";
 import { serverSentEvents } from "../../http/stream.ts";
 import type { Service } from "../../service.ts";
 import { sseOptions } from "./chat.ts";
 import { newId, unixSeconds } from "./ids.ts";
 import { completionLogprobs } from "./logprobs.ts";
 import { commonRequest, constraintOf } from "./request.ts";
-import { type CompletionBody, completion, completionBody } from "./schemas.ts";
+import { type CompletionBody, completion, completionBody, completionChunk } from "./schemas.ts";
 import { usageOf } from "./usage.ts";
 
 interface Head {
@@ -46,7 +46,7 @@ export function completions(app: Router, service: Service): void {
       answers: {
         description: "The text, or server-sent events with `stream`",
         json: completion,
-        others: { "text/event-stream": serverSentEvent },
+        event: { name: "CompletionChunk", schema: completionChunk },
       },
       errors: [404],
     },

@@ -281,13 +281,11 @@ const chatLogprobs = z.object({
   content: z.array(shownToken.extend({ top_logprobs: z.array(shownToken) })),
   refusal: z.null(),
 });
-const calls = z.array(
-  z.object({
-    id: z.string(),
-    type: z.literal("function"),
-    function: z.object({ name: z.string(), arguments: z.string() }),
-  }),
-);
+const call = z.object({
+  id: z.string(),
+  type: z.literal("function"),
+  function: z.object({ name: z.string(), arguments: z.string() }),
+});
 const finishReason = z.enum(["stop", "length", "tool_calls"]);
 
 export const chatCompletion = z
@@ -304,7 +302,7 @@ export const chatCompletion = z
           role: z.literal("assistant"),
           content: z.string().nullable(),
           refusal: z.null(),
-          tool_calls: calls.optional(),
+          tool_calls: z.array(call).optional(),
         }),
         logprobs: chatLogprobs.nullable(),
         finish_reason: finishReason,
@@ -313,6 +311,37 @@ export const chatCompletion = z
     usage,
   })
   .openapi("ChatCompletion");
+
+/** What each piece of a stream brings; the last one, where usage was asked for, has no choices. */
+export const chatCompletionChunk = z.object({
+  id: z.string(),
+  object: z.literal("chat.completion.chunk"),
+  created: z.int(),
+  model: z.string(),
+  system_fingerprint: z.string().nullable(),
+  choices: z.array(
+    z.object({
+      index: z.int(),
+      delta: z.object({
+        role: z.literal("assistant").optional(),
+        content: z.string().optional(),
+        refusal: z.null().optional(),
+        // A call comes whole.
+        tool_calls: z.array(call.extend({ index: z.int() })).optional(),
+      }),
+      logprobs: chatLogprobs.nullable(),
+      finish_reason: finishReason.nullable(),
+    }),
+  ),
+  usage: usage.nullable().optional(),
+});
+
+const completionLogprobs = z.object({
+  tokens: z.array(z.string()),
+  token_logprobs: z.array(z.number().nullable()),
+  top_logprobs: z.array(z.record(z.string(), z.number()).nullable()),
+  text_offset: z.array(z.int()),
+});
 
 export const completion = z
   .object({
@@ -325,20 +354,31 @@ export const completion = z
       z.object({
         index: z.int(),
         text: z.string(),
-        logprobs: z
-          .object({
-            tokens: z.array(z.string()),
-            token_logprobs: z.array(z.number().nullable()),
-            top_logprobs: z.array(z.record(z.string(), z.number()).nullable()),
-            text_offset: z.array(z.int()),
-          })
-          .nullable(),
+        logprobs: completionLogprobs.nullable(),
         finish_reason: finishReason,
       }),
     ),
     usage,
   })
   .openapi("Completion");
+
+/** As {@link chatCompletionChunk}. */
+export const completionChunk = z.object({
+  id: z.string(),
+  object: z.literal("text_completion"),
+  created: z.int(),
+  model: z.string(),
+  system_fingerprint: z.string().nullable(),
+  choices: z.array(
+    z.object({
+      index: z.int(),
+      text: z.string(),
+      logprobs: completionLogprobs.nullable(),
+      finish_reason: finishReason.nullable(),
+    }),
+  ),
+  usage: usage.nullable().optional(),
+});
 
 export const embeddings = z
   .object({
