@@ -57,13 +57,15 @@ const lib = {
     if (rest !== 0.5) return rest < 0.5 ? down : down + 1;
     return down % 2 === 0 ? down : down + 1;
   },
-  /** JavaScript's 1**NaN is NaN and (±1)**±∞ too, where C's pow (and PyTorch) gives 1. */
-  pow(x: number, y: number): number {
-    if (x === 1 || (x === -1 && Math.abs(y) === Infinity)) return 1;
-    return x ** y;
-  },
+  pow,
   erf,
 };
+
+/** JavaScript's 1**NaN is NaN and (±1)**±∞ too, where C's pow (and PyTorch) gives 1. */
+export function pow(x: number, y: number): number {
+  if (x === 1 || (x === -1 && Math.abs(y) === Infinity)) return 1;
+  return x ** y;
+}
 
 /** Error function to 1e-15: the series near 0, the continued fraction of erfc beyond (Abramowitz & Stegun 7.1.5, 7.1.14). */
 export function erf(x: number): number {

@@ -4,7 +4,8 @@ import { runDeviceTests } from "../conformance.ts";
 import { CpuDevice } from "./device.ts";
 import { emitters } from "./kernel-library.ts";
 import { Runtime } from "./runtime/index.ts";
-import { isas, missing } from "./runtime/isa.ts";
+import { isas } from "./runtime/isa.ts";
+import { missing } from "./runtime/requirements.ts";
 import { GuardedMemory } from "./testing.ts";
 
 const { cpu } = new Runtime({ emitters, threads: 1 });

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
-import { timingTable } from "./debug.ts";
+import { timingTable } from "./debug.node.ts";
 
 const program = `
 import { CpuDevice } from ${JSON.stringify(join(import.meta.dir, "index.ts"))};

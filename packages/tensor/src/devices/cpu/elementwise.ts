@@ -3,7 +3,7 @@ import type { Program } from "../../expr/program.ts";
 import type { ReduceKind, View } from "../device.ts";
 import type { CpuContext } from "./context.ts";
 import { coalesce, planRows, type RowPlan, rowChunk } from "./iteration.ts";
-import { type ElementwiseForm, elementwiseKernel, vectorizes } from "./kernels/elementwise.ts";
+import { type ElementwiseForm, elementwiseKernel, fitsKernel } from "./kernels/elementwise.ts";
 import { columnKernel, rowKernel } from "./kernels/reduce.ts";
 import type { Kernel } from "./lang/kernel.ts";
 
@@ -66,7 +66,7 @@ export function elementwise(
   accumulate = false,
 ): boolean {
   const views = [out, ...inputs];
-  if (!vectorizes(program) || !vectorTypes(views)) return false;
+  if (!fitsKernel(program) || !vectorTypes(views)) return false;
   const plans = planRows(views);
   if (plans === undefined) return false;
   for (const plan of plans) {
@@ -90,7 +90,7 @@ export function reduce(
   accumulate = false,
 ): boolean {
   const views = [out, ...inputs];
-  if (out.dtype !== "f32" || !vectorizes(program) || !vectorTypes(views)) return false;
+  if (out.dtype !== "f32" || !fitsKernel(program) || !vectorTypes(views)) return false;
   const { sizes, steps } = coalesce(
     out.shape,
     views.map((view) => view.strides),

@@ -13,7 +13,7 @@ import {
   readKernel,
   TILE_SUMS_BYTES,
 } from "./limits.ts";
-import { missing } from "./runtime/isa.ts";
+import { missing } from "./runtime/requirements.ts";
 
 const probe = new CpuContext({});
 const here = emitters.filter((isa) => missing(isa, probe.runtime.cpu) === undefined);

@@ -37,22 +37,65 @@ const INTEGER: Partial<Record<Op, PlainName>> = {
   shr: "i32.shr_u",
   sar: "i32.shr_s",
 };
-const FLOAT: Partial<Record<Op, PlainName>> = { add: "f32.add", sub: "f32.sub", mul: "f32.mul", div: "f32.div" };
-const BITWISE: Partial<Record<Op, VectorName>> = { and: "v128.and", or: "v128.or", xor: "v128.xor" };
-const VECTORS: { readonly [T in "vf" | "vi" | "vb"]: Partial<Record<Op, VectorName>> } = {
-  vf: { add: "f32x4.add", sub: "f32x4.sub", mul: "f32x4.mul", div: "f32x4.div" },
-  vi: {
-    add: "i32x4.add",
-    sub: "i32x4.sub",
-    mul: "i32x4.mul",
-    min: "i32x4.min_s",
-    max: "i32x4.max_s",
+const FLOAT: Partial<Record<Op, PlainName>> = {
+  add: "f32.add",
+  sub: "f32.sub",
+  mul: "f32.mul",
+  div: "f32.div",
+  sqrt: "f32.sqrt",
+  convert: "f32.convert_i32_s",
+};
+/** What is pushed and done in order: operands by their number, and instructions. */
+type Steps = readonly (number | VectorName)[];
+const COPY: Steps = [0];
+const BITWISE: Partial<Record<Op, Steps>> = {
+  const: COPY,
+  move: COPY,
+  and: [0, 1, "v128.and"],
+  or: [0, 1, "v128.or"],
+  xor: [0, 1, "v128.xor"],
+  select: [1, 2, 0, "v128.bitselect"],
+};
+const VECTORS: { readonly [T in "vf" | "vi" | "vb"]: Partial<Record<Op, Steps>> } = {
+  vf: {
     ...BITWISE,
+    add: [0, 1, "f32x4.add"],
+    sub: [0, 1, "f32x4.sub"],
+    mul: [0, 1, "f32x4.mul"],
+    div: [0, 1, "f32x4.div"],
+    // Ours gives the second operand on NaN, theirs the first.
+    min: [1, 0, "f32x4.pmin"],
+    max: [1, 0, "f32x4.pmax"],
+    sqrt: [0, "f32x4.sqrt"],
+    round: [0, "f32x4.nearest"],
+    floor: [0, "f32x4.floor"],
+    fma: [0, 1, "f32x4.mul", 2, "f32x4.add"],
+    fnma: [2, 0, 1, "f32x4.mul", "f32x4.sub"],
+    convert: [0, "f32x4.convert_i32x4_s"],
+  },
+  vi: {
+    ...BITWISE,
+    add: [0, 1, "i32x4.add"],
+    sub: [0, 1, "i32x4.sub"],
+    mul: [0, 1, "i32x4.mul"],
+    min: [0, 1, "i32x4.min_s"],
+    max: [0, 1, "i32x4.max_s"],
+    andnot: [1, 0, "v128.andnot"],
+    shl: [0, 1, "i32x4.shl"],
+    shr: [0, 1, "i32x4.shr_u"],
+    sar: [0, 1, "i32x4.shr_s"],
+    convert: [0, "f32x4.nearest", "i32x4.trunc_sat_f32x4_s"],
+    shuffleBytes: [0, 1, "i8x16.swizzle"],
+    equalBytes: [0, 1, "i8x16.eq"],
+    packBytes: [0, 1, "i16x8.narrow_i32x4_s", 2, 3, "i16x8.narrow_i32x4_s", "i8x16.narrow_i16x8_s"],
+    dot: [
+      ...([0, 1, "i16x8.extmul_low_i8x16_s", "i32x4.extadd_pairwise_i16x8_s"] as const),
+      ...([0, 1, "i16x8.extmul_high_i8x16_s", "i32x4.extadd_pairwise_i16x8_s"] as const),
+      "i32x4.add",
+    ],
   },
   vb: BITWISE,
 };
-const UNARY: Partial<Record<Op, VectorName>> = { sqrt: "f32x4.sqrt", round: "f32x4.nearest", floor: "f32x4.floor" };
-const SHIFTS: Partial<Record<Op, VectorName>> = { shl: "i32x4.shl", shr: "i32x4.shr_u", sar: "i32x4.shr_s" };
 const CONDITIONS: { readonly [C in Comparison]: PlainName } = {
   lt: "i32.lt_s",
   le: "i32.le_s",
@@ -261,9 +304,6 @@ class Emitter {
         w.op(op === "min" ? less : dst.type === "index" ? "i32.gt_s" : "f32.gt");
         return w.op("select");
       }
-      case "sqrt":
-        this.#push(args[0]);
-        return w.op("f32.sqrt");
       case "fma":
       case "fnma":
         this.#push(op === "fma" ? args[0] : args[2]);
@@ -272,9 +312,6 @@ class Emitter {
         w.op("f32.mul");
         if (op === "fma") this.#push(args[2]);
         return w.op(op === "fma" ? "f32.add" : "f32.sub");
-      case "convert":
-        this.#push(args[0]);
-        return w.op("f32.convert_i32_s");
       case "first":
         this.#push(args[0]);
         return w.firstLane();
@@ -298,63 +335,20 @@ class Emitter {
   #vector({ op, args, imm, comparison }: Instruction, dst: Reg) {
     const w = this.#writer;
     const type = dst.type as "vf" | "vi" | "vb";
-    const binary = VECTORS[type][op];
-    if (binary) {
-      for (const arg of args) this.#push(arg);
-      return w.vector(binary);
+    const steps = VECTORS[type][op];
+    if (steps) {
+      for (const step of steps) {
+        if (typeof step === "number") this.#push(args[step]);
+        else w.vector(step);
+      }
+      return;
     }
     switch (op) {
-      case "const":
-      case "move":
-        return this.#push(args[0]);
-      case "min":
-      case "max":
-        // Ours gives the second operand on NaN, theirs the first.
-        this.#push(args[1]);
-        this.#push(args[0]);
-        return w.vector(op === "min" ? "f32x4.pmin" : "f32x4.pmax");
-      case "andnot":
-        this.#push(args[1]);
-        this.#push(args[0]);
-        return w.vector("v128.andnot");
-      case "shl":
-      case "shr":
-      case "sar":
-        this.#push(args[0]);
-        w.i32((args[1] as { value: number }).value);
-        return w.vector(SHIFTS[op]!);
-      case "sqrt":
-      case "round":
-      case "floor":
-        this.#push(args[0]);
-        return w.vector(UNARY[op]!);
-      case "fma":
-        this.#push(args[0]);
-        this.#push(args[1]);
-        w.vector("f32x4.mul");
-        this.#push(args[2]);
-        return w.vector("f32x4.add");
-      case "fnma":
-        this.#push(args[2]);
-        this.#push(args[0]);
-        this.#push(args[1]);
-        w.vector("f32x4.mul");
-        return w.vector("f32x4.sub");
       case "compare":
         this.#push(args[0]);
         this.#push(args[1]);
         if (imm === 0) return w.vector(`f32x4.${comparison!}`);
         return w.vector(comparison === "eq" ? "i32x4.eq" : "i32x4.gt_s");
-      case "select":
-        this.#push(args[1]);
-        this.#push(args[2]);
-        this.#push(args[0]);
-        return w.vector("v128.bitselect");
-      case "convert":
-        this.#push(args[0]);
-        if (type === "vf") return w.vector("f32x4.convert_i32x4_s");
-        w.vector("f32x4.nearest");
-        return w.vector("i32x4.trunc_sat_f32x4_s");
       case "splat":
         this.#push(args[0]);
         return w.vector(args[0].type === "f32" ? "f32x4.splat" : "i32x4.splat");
@@ -364,20 +358,9 @@ class Emitter {
         this.#push(args[0]);
         this.#push(args[1]);
         return w.shuffle(bytesOf(UNPACKS[imm!]));
-      case "shuffleBytes":
-      case "equalBytes":
-        this.#push(args[0]);
-        this.#push(args[1]);
-        return w.vector(op === "shuffleBytes" ? "i8x16.swizzle" : "i8x16.eq");
       case "widenBytes":
         this.#push(args[0]);
         return this.#widen(imm === 1 ? "i8" : "u8");
-      case "packBytes":
-        for (const pair of [args.slice(0, 2), args.slice(2)]) {
-          for (const arg of pair) this.#push(arg);
-          w.vector("i16x8.narrow_i32x4_s");
-        }
-        return w.vector("i8x16.narrow_i16x8_s");
       case "mulWide":
         for (const arg of args) {
           this.#push(arg);
@@ -389,14 +372,6 @@ class Emitter {
         this.#push(args[0]);
         this.#push(args[0]);
         return w.shuffle(bytesOf([1, 1, 3, 3]));
-      case "dot":
-        for (const half of ["low", "high"] as const) {
-          this.#push(args[0]);
-          this.#push(args[1]);
-          w.vector(`i16x8.extmul_${half}_i8x16_s`);
-          w.vector("i32x4.extadd_pairwise_i16x8_s");
-        }
-        return w.vector("i32x4.add");
       default:
         throw new TypeError(`wasm emitter: no ${op} of ${type}`);
     }
@@ -506,29 +481,23 @@ class Emitter {
     const element = instruction.element!;
     const bytes = ELEMENT_BYTES[element];
     const local = this.#local(dst);
-    const atLeast = (lanes: number): void => {
-      w.get(this.#local(count!));
-      w.i32(lanes);
-      w.op("i32.ge_s");
-      w.if();
-    };
+    const whole = bytes === 4 ? "v128.load" : bytes === 2 ? "v128.load64_zero" : "v128.load32_zero";
+    const one = bytes === 4 ? "v128.load32_lane" : bytes === 2 ? "v128.load16_lane" : "v128.load8_lane";
     w.v128(new Uint8Array(16));
     w.set(local);
-    atLeast(LANES);
-    const whole = bytes === 4 ? "v128.load" : bytes === 2 ? "v128.load64_zero" : "v128.load32_zero";
-    w.vectorMemory(whole, this.#address(address!));
-    w.set(local);
-    w.op("else");
-    const one = bytes === 4 ? "v128.load32_lane" : bytes === 2 ? "v128.load16_lane" : "v128.load8_lane";
-    for (let lane = 0; lane < LANES - 1; lane++) {
-      atLeast(lane + 1);
-      const offset = this.#address(address!);
-      w.get(local);
-      w.vectorMemory(one, offset + lane * bytes, lane);
-      w.set(local);
-    }
-    for (let lane = 0; lane < LANES - 1; lane++) w.op("end");
-    w.op("end");
+    this.#some(
+      count!,
+      () => {
+        w.vectorMemory(whole, this.#address(address!));
+        w.set(local);
+      },
+      (lane) => {
+        const offset = this.#address(address!);
+        w.get(local);
+        w.vectorMemory(one, offset + lane * bytes, lane);
+        w.set(local);
+      },
+    );
     w.get(local);
     this.#widen(element);
     this.#interpret(element, dst);
@@ -561,6 +530,16 @@ class Emitter {
       else w.vectorMemory("v128.store64_lane", offset, 0);
     };
     if (!count) return whole();
+    this.#some(count, whole, (lane) => {
+      const offset = this.#address(address!);
+      push();
+      w.vectorMemory(bytes === 4 ? "v128.store32_lane" : "v128.store16_lane", offset + lane * bytes, lane);
+    });
+  }
+
+  /** Does a vector as a whole where `count` has all its lanes, else one lane after another. */
+  #some(count: Reg, whole: () => void, one: (lane: number) => void): void {
+    const w = this.#writer;
     const atLeast = (lanes: number): void => {
       w.get(this.#local(count));
       w.i32(lanes);
@@ -572,11 +551,8 @@ class Emitter {
     w.op("else");
     for (let lane = 0; lane < LANES - 1; lane++) {
       atLeast(lane + 1);
-      const offset = this.#address(address!);
-      push();
-      w.vectorMemory(bytes === 4 ? "v128.store32_lane" : "v128.store16_lane", offset + lane * bytes, lane);
+      one(lane);
     }
-    for (let lane = 0; lane < LANES - 1; lane++) w.op("end");
-    w.op("end");
+    for (let lane = 0; lane < LANES; lane++) w.op("end");
   }
 }

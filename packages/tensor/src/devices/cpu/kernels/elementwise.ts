@@ -5,7 +5,7 @@ import type { Builder } from "../lang/builder.ts";
 import { type ArgumentType, defineKernel, type Kernel } from "../lang/kernel.ts";
 import { type F32, type Index, Pointer, type VF } from "../lang/values.ts";
 import { generatedVectors, rowPointer } from "./rows.ts";
-import { erf, exp, log, maxNaN, minNaN, tanh, toBf16 } from "./vector-math.ts";
+import { cos, erf, exp, log, maxNaN, minNaN, pow, sin, tanh, toBf16 } from "./vector-math.ts";
 
 type Unary = (k: Builder, a: VF) => VF;
 type Binary = (k: Builder, a: VF, b: VF) => VF;
@@ -13,8 +13,7 @@ type Binary = (k: Builder, a: VF, b: VF) => VF;
 const flag = (k: Builder, a: VF, comparison: "lt" | "le" | "eq" | "ne", b: VF) =>
   a.compare(comparison, b).select(k.vector(1), k.zero());
 
-/** `undefined`: no vector code; programs that use it take the reference's loops. */
-const UNARY: { readonly [K in UnaryName]: Unary | undefined } = {
+const UNARY: { readonly [K in UnaryName]: Unary } = {
   neg: (_k, a) => a.neg(),
   abs: (_k, a) => a.abs(),
   sign: (k, a) => a.compare("gt", 0).select(k.vector(1), a.compare("lt", 0).select(k.vector(-1), a)),
@@ -25,12 +24,12 @@ const UNARY: { readonly [K in UnaryName]: Unary | undefined } = {
   exp,
   log,
   tanh,
-  sin: undefined,
-  cos: undefined,
+  sin,
+  cos,
   erf,
 };
 
-const BINARY: { readonly [K in BinaryName]: Binary | undefined } = {
+const BINARY: { readonly [K in BinaryName]: Binary } = {
   add: (_k, a, b) => a.add(b),
   sub: (_k, a, b) => a.sub(b),
   mul: (_k, a, b) => a.mul(b),
@@ -41,26 +40,16 @@ const BINARY: { readonly [K in BinaryName]: Binary | undefined } = {
   le: (k, a, b) => flag(k, a, "le", b),
   eq: (k, a, b) => flag(k, a, "eq", b),
   ne: (k, a, b) => flag(k, a, "ne", b),
-  pow: undefined,
+  pow,
 };
 
 /** Inputs of one kernel at most: more are rare, and their addresses would not fit a block of arguments for ever. */
 const MAX_INPUTS = 24;
 const MAX_PARAMS = 24;
 
-const known = new WeakMap<Program, boolean>();
-
-/** Whether the program has vector code. */
-export function vectorizes(program: Program): boolean {
-  let answer = known.get(program);
-  if (answer === undefined) {
-    const isKnown = (e: Expr) =>
-      (e.node.kind !== "unary" || UNARY[e.node.op] !== undefined) &&
-      (e.node.kind !== "binary" || BINARY[e.node.op] !== undefined);
-    answer = program.inputs <= MAX_INPUTS && program.params <= MAX_PARAMS && topological(program.root).every(isKnown);
-    known.set(program, answer);
-  }
-  return answer;
+/** Whether one kernel takes the program; else the reference's loops do. */
+export function fitsKernel({ inputs, params }: Program): boolean {
+  return inputs <= MAX_INPUTS && params <= MAX_PARAMS;
 }
 
 /** The expression's value, given its inputs and parameters as vectors. */
@@ -73,8 +62,8 @@ export function evaluate(k: Builder, root: Expr, inputs: readonly VF[], params: 
     if (node.kind === "input") value = inputs[node.index]!;
     else if (node.kind === "param") value = params[node.index]!;
     else if (node.kind === "const") value = k.vector(node.value);
-    else if (node.kind === "unary") value = UNARY[node.op]!(k, at(node.a));
-    else if (node.kind === "binary") value = BINARY[node.op]!(k, at(node.a), at(node.b));
+    else if (node.kind === "unary") value = UNARY[node.op](k, at(node.a));
+    else if (node.kind === "binary") value = BINARY[node.op](k, at(node.a), at(node.b));
     else value = at(node.test).compare("ne", 0).select(at(node.a), at(node.b));
     values.set(e, value);
   }

@@ -16,7 +16,7 @@ import {
 import { AMX, AVX2, AVX512, NEON, type Target, WASM } from "../lang/target.ts";
 import { CodeMemory } from "../runtime/code-memory.ts";
 import { detectCpu } from "../runtime/cpu-info.ts";
-import { missing } from "../runtime/isa.ts";
+import { missing } from "../runtime/requirements.ts";
 
 export type Run<A extends ArgumentTypes> = (values: ArgumentValues<A>, begin?: number, end?: number) => void;
 

@@ -1,7 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { allowedProcessors, cgroupCores, defaultThreads, distinctCores } from "./cores.ts";
 import { type CpuidRegisters, readX64Info } from "./cpu-info.ts";
-import { chooseIsa, IsaError, missing } from "./isa.ts";
+import { chooseIsa, IsaError } from "./isa.ts";
+import { missing } from "./requirements.ts";
 
 const word = (text: string) => new DataView(new TextEncoder().encode(text).buffer).getUint32(0, true);
 const bits = (...indices: number[]) => indices.reduce((sum, index) => sum + 2 ** index, 0);

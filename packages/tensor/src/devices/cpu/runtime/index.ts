@@ -1,12 +1,12 @@
 // The ground that kernels stand on: processor, memory, code and threads, the same to the device whether kernels are
 // machine code (Bun) or WebAssembly (Node, browsers, hardened systems).
 import { native, probe } from "#native";
+import { defaultThreads } from "#system";
 import type { CodeMemory } from "./code-memory.ts";
-import { defaultThreads } from "./cores.ts";
 import type { CpuInfo } from "./cpu-info.ts";
 import type { KernelFunction, NativeHost } from "./host.ts";
 import { chooseIsa, type Isa, IsaError } from "./isa.ts";
-import { type Memory, NativeMemory, WasmMemory } from "./memory.ts";
+import { type Memory, WasmMemory } from "./memory.ts";
 import { checkThreads, type KernelIndex, mayShare, type PoolOptions, WorkerPool } from "./pool.ts";
 
 export type { CpuFeatures, CpuInfo } from "./cpu-info.ts";
@@ -64,7 +64,7 @@ export class Runtime {
       kind = { memory: memory.memory };
     } else {
       this.code = probed!.code;
-      this.memory = options.memory?.(native!) ?? new NativeMemory(native!);
+      this.memory = options.memory?.(native!) ?? probed!.createMemory();
       kind = { prelude: native!.workerPrelude };
     }
     const block = this.memory.u8((this.argsAddress = this.memory.allocate(ARGUMENTS_BYTES)), ARGUMENTS_BYTES);
@@ -110,6 +110,6 @@ export class Runtime {
   async dispose(): Promise<void> {
     await this.pool.close();
     this.code?.dispose();
-    if (this.memory instanceof NativeMemory) this.memory.dispose();
+    this.memory.dispose?.();
   }
 }

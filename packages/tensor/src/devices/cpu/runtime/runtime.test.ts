@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { native } from "#native";
 import { CodeMemory } from "./code-memory.ts";
 import { Runtime } from "./index.ts";
-import { type Isa, isas, missing } from "./isa.ts";
+import { type Isa, isas } from "./isa.ts";
+import { missing } from "./requirements.ts";
 import { increment, incrementKernel, trapKernel } from "./test-kernels.ts";
 
 const here = import.meta.dir;
