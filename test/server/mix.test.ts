@@ -41,18 +41,22 @@ describe.each([
 ])("a cache of %s", (type, megabytes) => {
   test("in any mix the answers are those given alone", async () => {
     const size = MIX_MODEL === undefined ? megabytes : "96";
-    await using served = await serveProcess([
-      ...["--model", model, "--cache-type", type, "--cache-mb", size, "--concurrency", "8", "--log-level", "error"],
-      ...adapters.flatMap((adapter) => ["--adapter", adapter]),
-    ]);
+    const serve = () =>
+      serveProcess([
+        ...["--model", model, "--cache-type", type, "--cache-mb", size, "--concurrency", "8", "--log-level", "error"],
+        ...adapters.flatMap((adapter) => ["--adapter", adapter]),
+      ]);
+    await using first = await serve();
+    await using served = await serve();
     const requests = requestsOfAllKinds(
       served.model,
       adapters.map((dir) => basename(dir)),
       Number(MIX_TOKENS),
     );
-    const alone = await askAlone(served.url, requests);
+    const alone = await askAlone(first.url, requests);
+    first.running.process.kill("SIGKILL");
     expect(alone.filter((answer) => answer.startsWith("status"))).toEqual([]);
-    // What the prompts before left in the cache changes nothing.
+    // In the other order, what was asked before left other beginnings of prompts in the cache: they change nothing.
     expect(await askAlone(served.url, requests.toReversed())).toEqual(alone.toReversed());
     const seed = Number(MIX_SEED);
     const { wrong, compared, cancelled } = await askMixed(served.url, requests, alone, {
