@@ -19,6 +19,8 @@ export interface CreateDeviceOptions {
   precision?: "f32" | "bf16";
   /** For the gpu device: the backend of gpu.js, and no other; default: `TENSOR_GPU_BACKEND`, else the first that works here. */
   backend?: "webgpu" | "webgl2" | "webasm" | "cpu";
+  /** For the gpu device on WebGPU: use the adapter's subgroups where it has them; default: unless `TENSOR_GPU_SUBGROUPS` is 0. */
+  subgroups?: boolean;
 }
 
 /**
@@ -46,7 +48,7 @@ export async function createDevice(name: DeviceName, options: CreateDeviceOption
     }
     case "gpu": {
       const { openGpuDevice } = await import("./gpu/open.ts");
-      return openGpuDevice(options.backend);
+      return openGpuDevice(options.backend, options);
     }
     default:
       throw new DeviceError("createDevice", `no device is called "${name}"; there are ${DEVICE_NAMES.join(", ")}`);

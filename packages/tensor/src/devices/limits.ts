@@ -68,7 +68,12 @@ export async function describeDevice(device: Device): Promise<Record<string, str
   return {
     ...said,
     ...{ adapter: `${vendor} ${architecture} ${description}`, software: software ? "yes" : "no" },
-    ...{ backend: `WebGPU of ${provider}`, features: features.join(" "), types: device.dtypes.join(" ") },
+    ...{
+      backend: `WebGPU of ${provider}`,
+      features: features.join(" "),
+      subgroupNeighbours: device.context.subgroup,
+      types: device.dtypes.join(" "),
+    },
     ...limits,
   };
 }

@@ -1,8 +1,8 @@
 // Where the GPU comes from: gpu.js' own context, asked for all that the adapter can do, and not trusted before it multiplied.
 import { provideWebGpu } from "#webgpu";
-import { DeviceError } from "../../errors.ts";
+import { DeviceError, DeviceLostError } from "../../errors.ts";
 import { isSoftware } from "../adapter.ts";
-import { type Abilities, GpuContext } from "./context.ts";
+import { GpuContext } from "./context.ts";
 import type { GpuJs } from "./gpujs.ts";
 
 /** What a GPU says of itself. */
@@ -128,11 +128,51 @@ export async function verify(context: GpuContext, name: string): Promise<void> {
   }
 }
 
+const EXCHANGE = `
+@group(0) @binding(1) var<storage, read_write> found: array<u32>;
+@compute @workgroup_size(64)
+fn main(@builtin(local_invocation_index) l: u32) {
+MASKS}`;
+
+/**
+ * Of how many neighbours in a workgroup values can be exchanged by subgroups. WGSL leaves open which invocations make one, so
+ * it is tried: neighbours by number are what kernels count on.
+ */
+export async function neighbours(context: GpuContext, least: number): Promise<number> {
+  const masks = [1, 2, 4, 8, 16, 32].filter((mask) => mask < least);
+  if (masks.length === 0) return 1;
+  const to = context.allocate(4 * 64 * masks.length);
+  try {
+    const kernel = context.kernel("neighbours", () => ({
+      code: EXCHANGE.replace(
+        "MASKS",
+        masks.map((mask, i) => `  found[${64 * i}u + l] = subgroupShuffleXor(l, ${mask}u);\n`).join(""),
+      ),
+      access: "w",
+    }));
+    context.run(kernel, [0], [{ buffer: to.buffer!, offset: 0, size: to.buffer!.size }], [1]);
+    const bytes = await context.read(to, 0, to.bytes);
+    const got = new Uint32Array(bytes.buffer, bytes.byteOffset, 64 * masks.length);
+    const wrong = masks.findIndex((mask, i) => [...got.subarray(64 * i, 64 * i + 64)].some((o, l) => o !== (l ^ mask)));
+    return wrong < 0 ? 2 * masks.at(-1)! : 2 ** wrong;
+  } catch (error) {
+    // A driver that names the feature and does not compile it: done without.
+    if (!(error instanceof DeviceError) || error instanceof DeviceLostError) throw error;
+    return 1;
+  } finally {
+    context.free(to);
+    context.counts.reads = 0;
+  }
+}
+
 /** gpu.js has one device for all, so contexts on it are counted, and the last one ends it. */
 const users = new Map<GPUDevice, number>();
 
-/** @throws DeviceError without gpu.js, WebGPU or an adapter that can be trusted */
-export async function openGpu(): Promise<Gpu> {
+/**
+ * @param subgroups use them where the adapter has them
+ * @throws DeviceError without gpu.js, WebGPU or an adapter that can be trusted
+ */
+export async function openGpu(subgroups = true): Promise<Gpu> {
   const native = globalThis.navigator?.gpu !== undefined && typeof document !== "undefined";
   await provideWebGpu();
   const library = await loadGpuJs();
@@ -142,14 +182,12 @@ export async function openGpu(): Promise<Gpu> {
   const { adapter, device } = await acquire(library);
   users.set(device, (users.get(device) ?? 0) + 1);
   const info = describe(adapter, device, native ? "browser" : "Dawn");
-  const { subgroupMinSize, subgroupMaxSize } = adapter.info;
-  const abilities: Abilities = {
-    f16: device.features.has("shader-f16"),
-    subgroups: device.features.has("subgroups") ? { min: subgroupMinSize, max: subgroupMaxSize } : undefined,
-  };
-  const context = new GpuContext(device, abilities, library);
+  const context = new GpuContext(device, library);
   try {
     await verify(context, info.description || info.vendor);
+    if (subgroups && device.features.has("subgroups")) {
+      context.subgroup = await neighbours(context, adapter.info.subgroupMinSize);
+    }
   } catch (error) {
     closeGpu(context);
     throw error;

@@ -39,14 +39,6 @@ export interface Kernel {
   readonly access: string;
 }
 
-/** What an adapter can do beyond WebGPU's minimum, asked for when the device was made. */
-export interface Abilities {
-  /** 16-bit floats in shaders (`enable f16;`). */
-  readonly f16: boolean;
-  /** Subgroup operations (`enable subgroups;`), and the sizes a subgroup may have; undefined without them. */
-  readonly subgroups: { readonly min: number; readonly max: number } | undefined;
-}
-
 /** Bytes of parameters and small tables that a submission may hold. */
 const RING_BYTES = 2 ** 19;
 /** Larger tables get a buffer of their own. */
@@ -73,6 +65,9 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) nw: vec3u, @bu
   let at = p[0].y + i;
   to[at] = (to[at] & ~mask[i]) | (content[i] & mask[i]);
 }`;
+
+/** What a shader must ask for in its first lines. */
+const directives = (code: string): string => (/\bsubgroup[A-Z]/.test(code) ? "enable subgroups;\n" : "");
 
 /** The contexts of a device: an error of work comes with no word of whose it is, so all hear of it. */
 const listeners = new WeakMap<GPUDevice, Set<GpuContext>>();
@@ -102,7 +97,8 @@ function onError(device: GPUDevice, context: GpuContext): void {
 export class GpuContext {
   readonly device: GPUDevice;
   readonly limits: GPUSupportedLimits;
-  readonly abilities: Abilities;
+  /** So many neighbours in a workgroup exchange values directly, by subgroups: a power of two, 1 without them. */
+  subgroup = 1;
   /** gpu.js, which translates kernels. */
   readonly library: GpuJs;
   readonly pool: BufferPool;
@@ -123,11 +119,10 @@ export class GpuContext {
   #failure: DeviceError | undefined;
   #isReleased = false;
 
-  constructor(device: GPUDevice, abilities: Abilities, library: GpuJs) {
+  constructor(device: GPUDevice, library: GpuJs) {
     this.device = device;
     this.library = library;
     this.limits = device.limits;
-    this.abilities = abilities;
     this.pool = new BufferPool(device);
     this.#align = Math.max(
       16,
@@ -161,7 +156,7 @@ export class GpuContext {
     if (!kernel) {
       const { code, access } = make();
       const layout = this.#layout(access);
-      const module = this.device.createShaderModule({ label: key, code });
+      const module = this.device.createShaderModule({ label: key, code: directives(code) + code });
       const pipeline = this.device.createComputePipeline({
         label: key,
         layout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }),

@@ -7,6 +7,7 @@ import type { GpuContext, Word } from "./context.ts";
 import { map } from "./elementwise.ts";
 import { gatherRows } from "./rows.ts";
 import { eachGroup, eachItem, ITEMS, libraryFor, parameters, slot, storages } from "./shader.ts";
+import { joinTeam, teamMemory, teamResult, wholeTeam } from "./team.ts";
 import { matmul, type Tiling } from "./wgsl/matmul.ts";
 import { temporary } from "./wgsl/views.ts";
 
@@ -17,17 +18,6 @@ const TEAM = 128;
 
 const float = (at: string): string => `bitcast<f32>(${at})`;
 
-/** A sum or maximum of the team's values, for all of the team. */
-const team = (value: string, join: string): string => `
-  team[l] = ${value};
-  for (var half = ${TEAM / 2}u; half > 0u; half >>= 1u) {
-    workgroupBarrier();
-    if (l < half) { team[l] = ${join}; }
-  }
-  workgroupBarrier();
-  let all = team[0];
-  workgroupBarrier();`;
-
 /**
  * One block of logits (b1): maximum, sum of exponentials, target's logit and last factor of each row (b2 [rows, 4])
  * brought up to date; the logits become exponentials where those are wanted.
@@ -35,7 +25,9 @@ const team = (value: string, join: string): string => `
  */
 function blockKernel(gpu: GpuContext) {
   return gpu.kernel("crossEntropy block", () => {
-    const body = `var<workgroup> team: array<f32, ${TEAM}>;
+    const most = wholeTeam(TEAM, gpu.subgroup, "largest", "f32", (a, b) => `max_of(${a}, ${b})`);
+    const sum = wholeTeam(TEAM, gpu.subgroup, "sum");
+    const body = `${teamMemory(sum)}
 ${eachGroup(
   slot(0),
   TEAM,
@@ -48,9 +40,8 @@ ${eachGroup(
     before = ${float("b2[4u * i]")};
     old = ${float("b2[4u * i + 1u]")};
   }
-  var now = before;
-  { ${team("largest", "max_of(team[l], team[l + half])")}
-    now = max_of(before, all); }
+  ${joinTeam(most)}
+  let now = max_of(before, ${teamResult(most)});
   var sum = 0.0;
   let target_class = b3[${slot(6)} + i * ${slot(7)}] - ${slot(2)};
   if (l == 0u && target_class < ${slot(1)}) { b2[4u * i + 2u] = b1[row + target_class]; }
@@ -60,11 +51,11 @@ ${eachGroup(
     sum += e;
     if (${slot(5)} == 1u) { b1[row + k] = bitcast<u32>(e); }
   }
-  ${team("sum", "team[l] + team[l + half]")}
+  ${joinTeam(sum)}
   if (l == 0u) {
     let factor = select(exp_of(before - now), 0.0, ${slot(4)} == 1u);
     b2[4u * i] = bitcast<u32>(now);
-    b2[4u * i + 1u] = bitcast<u32>(fma(old, factor, all));
+    b2[4u * i + 1u] = bitcast<u32>(fma(old, factor, ${teamResult(sum)}));
     b2[4u * i + 3u] = bitcast<u32>(factor);
   }`,
 )}`;

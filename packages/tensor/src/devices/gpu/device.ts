@@ -33,6 +33,14 @@ import { attention, attentionBackward } from "./wgsl/attention.ts";
 import { matmul, type Tiling } from "./wgsl/matmul.ts";
 import { SOFTWARE_TILING, tilingFor } from "./wgsl/tuning.ts";
 
+/** How a {@link GpuDevice} is set up. */
+export interface GpuOptions {
+  /** Use the adapter's subgroups, where it has them; default: unless `TENSOR_GPU_SUBGROUPS` is 0. Results are the same. */
+  readonly subgroups?: boolean;
+}
+
+const wantsSubgroups = (): boolean => globalThis.process?.env?.TENSOR_GPU_SUBGROUPS !== "0";
+
 export class GpuDevice implements Device {
   readonly info: DeviceInfo;
   readonly dtypes: readonly DType[] = ["f32", "bf16", "i32", ...(Object.keys(BLOCKS) as BlockType[])];
@@ -51,8 +59,8 @@ export class GpuDevice implements Device {
   }
 
   /** @throws DeviceError where there is no GPU that computes rightly, with what to install */
-  static async open(): Promise<GpuDevice> {
-    const gpu = await openGpu();
+  static async open({ subgroups = wantsSubgroups() }: GpuOptions = {}): Promise<GpuDevice> {
+    const gpu = await openGpu(subgroups);
     const { vendor, architecture, description, software } = gpu.info;
     const name = `${vendor} ${architecture} ${description}`;
     return new GpuDevice(gpu, software ? SOFTWARE_TILING : await tilingFor(gpu.context, name));

@@ -4,17 +4,12 @@ import type { View } from "../device.ts";
 import type { GpuContext, Word } from "./context.ts";
 import { coordinates, place } from "./elementwise.ts";
 import { eachGroup, eachItem, ITEMS, libraryFor, parameters, slot, storages } from "./shader.ts";
+import { joinTeam, type Team, teamMemory, teamResult, wholeTeam } from "./team.ts";
 
 const TEAM = 64;
 
-/** Joins the team's values by pairs, in an order that is always the same; the sum is in team[0] for all. */
-const teamSum = (value: string): string => `
-  team[l] = ${value};
-  for (var half = ${TEAM / 2}u; half > 0u; half >>= 1u) {
-    workgroupBarrier();
-    if (l < half) { team[l] += team[l + half]; }
-  }
-  workgroupBarrier();`;
+/** The team's sum of `sum`. */
+const sumOf = ({ subgroup }: GpuContext): Team => wholeTeam(TEAM, subgroup, "sum");
 
 const float = (b: string, at: string): string => `bitcast<f32>(${b}[${at}])`;
 
@@ -47,7 +42,8 @@ export function rmsNorm(gpu: GpuContext, x: View, weight: View, eps: number, out
   const kernel = gpu.kernel(`rmsNorm ${rank}`, () => {
     const [xAt, outAt, rstdAt, weightAt] = placesOf(rank, [true, true, false]);
     const at = (base: string, first: number, k: string): string => `${base} + ${k} * ${slot(first + 1 + rank)}`;
-    const body = `var<workgroup> team: array<f32, ${TEAM}>;
+    const team = sumOf(gpu);
+    const body = `${teamMemory(team)}
 ${eachGroup(
   slot(0),
   TEAM,
@@ -59,8 +55,8 @@ ${eachGroup(
     let value = ${float("b1", at("base", xAt, "k"))};
     sum = fma(value, value, sum);
   }
-  ${teamSum("sum")}
-  let size = 1.0 / sqrt_of(team[0] / f32(${slot(1)}) + bitcast<f32>(${slot(2)}));
+  ${joinTeam(team)}
+  let size = 1.0 / sqrt_of(${teamResult(team)} / f32(${slot(1)}) + bitcast<f32>(${slot(2)}));
   if (l == 0u) { b4[${place(rank, rstdAt)}] = bitcast<u32>(size); }
   for (var k = l; k < ${slot(1)}; k += ${TEAM}u) {
     let value = ${float("b1", at("base", xAt, "k"))} * size * ${float("b2", `${slot(weightAt)} + k * ${slot(weightAt + 1)}`)};
@@ -110,7 +106,8 @@ export function rmsNormBackward(
     const kernel = gpu.kernel(`rmsNormBackward ${rank} ${accumulate ? "+" : ""}`, () => {
       const weightAt = nextAt + 2 + rank;
       const weighted = `${float("b1", at(gradAt, "k"))} * ${float("b4", `${slot(weightAt)} + k * ${slot(weightAt + 1)}`)}`;
-      const body = `var<workgroup> team: array<f32, ${TEAM}>;
+      const team = sumOf(gpu);
+      const body = `${teamMemory(team)}
 ${eachGroup(
   slot(0),
   TEAM,
@@ -120,8 +117,8 @@ ${eachGroup(
   for (var k = l; k < ${slot(1)}; k += ${TEAM}u) {
     sum = fma(${weighted}, ${float("b2", at(xAt, "k"))} * size, sum);
   }
-  ${teamSum("sum")}
-  let mean = team[0] / f32(${slot(1)});
+  ${joinTeam(team)}
+  let mean = ${teamResult(team)} / f32(${slot(1)});
   for (var k = l; k < ${slot(1)}; k += ${TEAM}u) {
     let e = ${at(nextAt, "k")};
     let value = size * (${weighted} - ${float("b2", at(xAt, "k"))} * size * mean)${accumulate ? ` + ${float("b5", "e")}` : ""};

@@ -1,6 +1,7 @@
 // The gpu device, on the first backend of gpu.js that works here.
 import { DeviceError } from "../../errors.ts";
 import type { Device } from "../device.ts";
+import type { GpuOptions } from "./device.ts";
 import { FALLBACKS, type FallbackName } from "./fallback/backend.ts";
 
 /** Backends of the gpu device, in the order in which they are tried. */
@@ -14,10 +15,12 @@ export type GpuBackend = (typeof GPU_BACKENDS)[number];
  * (`webgl2` in browsers, `webasm`, `cpu`). What it runs on is its `info.isa`.
  *
  * @param backend that one and no other; default: `TENSOR_GPU_BACKEND` of the environment, else the first that works
+ * @param options of the device on WebGPU
  * @throws DeviceError when none works, or not the one named, with the reasons
  */
 export async function openGpuDevice(
   backend: string | undefined = globalThis.process?.env?.TENSOR_GPU_BACKEND || undefined,
+  options: GpuOptions = {},
 ): Promise<Device> {
   if (backend !== undefined && !GPU_BACKENDS.includes(backend as GpuBackend)) {
     throw new DeviceError("gpu", `no backend is called "${backend}"; there are ${GPU_BACKENDS.join(", ")}`);
@@ -26,7 +29,7 @@ export async function openGpuDevice(
   if (backend === undefined || backend === "webgpu") {
     const { GpuDevice } = await import("./device.ts");
     try {
-      return await GpuDevice.open();
+      return await GpuDevice.open(options);
     } catch (error) {
       if (backend !== undefined || !(error instanceof DeviceError)) throw error;
       refused.push(`webgpu: ${error.message}`);

@@ -8,6 +8,7 @@ import type { GpuContext, KernelSource, Word } from "./context.ts";
 import { accessOf, bindAll, coordinates, numberSlots, numberWords, place } from "./elementwise.ts";
 import { isWhole, Translation } from "./expression.ts";
 import { eachGroup, eachItem, ITEMS, libraryFor, load, parameters, slot, storages, store } from "./shader.ts";
+import { joinTeam, teamMemory, teamResult, wholeTeam } from "./team.ts";
 
 /** Invocations that share one result. */
 const TEAM = 128;
@@ -42,7 +43,7 @@ interface Form {
 }
 
 /** Slots: results, elements of each, free, 0; kept sizes; joined sizes; out's first and kept strides; each input's first, kept and joined strides. */
-function source(form: Form): KernelSource {
+function source(form: Form, subgroup: number): KernelSource {
   const { kind, kept, joined, inputs, out, letters } = form;
   const keptAt = 4;
   const joinedAt = keptAt + kept;
@@ -63,7 +64,7 @@ function source(form: Form): KernelSource {
   const whole = out.dtype === "i32";
   const result = translation.value(form.program.root, whole ? "i32" : undefined);
   const type = result.kind;
-  const join = JOIN[kind][type];
+  const both = JOIN[kind][type];
   const start = START[kind][type];
   inner.push(...translation.statements);
 
@@ -76,9 +77,9 @@ function source(form: Form): KernelSource {
     `  let end = min(${slot(1)}, begin + ${step} * ${PART}u);`,
     `  for (var r = begin; r < end; r += ${step}) {`,
     ...inner.map((line) => `    ${line}`),
-    `    part = ${join("part", result.text)};`,
+    `    part = ${both("part", result.text)};`,
     "  }",
-    `  total = ${join("total", "part")};`,
+    `  total = ${both("total", "part")};`,
     "}",
   ];
   const finish = (): string[] => {
@@ -90,18 +91,10 @@ function source(form: Form): KernelSource {
   };
   let body: string;
   if (form.team) {
-    lines.push(...loop("l", `${TEAM}u`), "team[l] = total;");
-    lines.push(
-      `for (var half = ${TEAM / 2}u; half > 0u; half >>= 1u) {`,
-      "  workgroupBarrier();",
-      `  if (l < half) { team[l] = ${join("team[l]", "team[l + half]")}; }`,
-      "}",
-      "if (l == 0u) {",
-      "  total = team[0];",
-      ...finish(),
-      "}",
-    );
-    body = `var<workgroup> team: array<${type}, ${TEAM}>;\n${eachGroup(slot(0), TEAM, lines.join("\n"))}`;
+    const team = wholeTeam(TEAM, subgroup, "total", type, both);
+    lines.push(...loop("l", `${TEAM}u`), joinTeam(team));
+    lines.push(`if (l == 0u) {`, `  total = ${teamResult(team)};`, ...finish(), "}");
+    body = `${teamMemory(team)}\n${eachGroup(slot(0), TEAM, lines.join("\n"))}`;
   } else {
     lines.push(...loop("0u", "1u"), ...finish());
     body = eachItem(slot(0), lines.join("\n"));
@@ -167,7 +160,7 @@ export function reduce(
   words.push(...numberWords(params));
   const groups = form.team ? results : Math.ceil(results / ITEMS);
   gpu.run(
-    gpu.kernel(key, () => source(form)),
+    gpu.kernel(key, () => source(form, gpu.subgroup)),
     words,
     bindings,
     gpu.spread(groups),

@@ -6,6 +6,7 @@ import { gatherBlocks } from "./blocks.ts";
 import type { GpuContext } from "./context.ts";
 import { accessOf, coordinates, place } from "./elementwise.ts";
 import { eachGroup, eachItem, ITEMS, libraryFor, load, parameters, slot, storages, store, written } from "./shader.ts";
+import { joinTeam, teamMemory, teamResult, wholeTeam } from "./team.ts";
 
 const TEAM = 128;
 
@@ -23,6 +24,7 @@ export function argmax(gpu: GpuContext, x: View, out: View): void {
     const [xAt, outAt] = [4 + rank, 4 + rank + 1 + rank];
     const value = load("b1", x.dtype, `base + k * ${slot(2)}`);
     const key = x.dtype === "i32" ? value : `order_of(${value})`;
+    const team = wholeTeam(TEAM, gpu.subgroup, "best", "vec2i", (a, b) => `first_of(${a}, ${b})`);
     const body = `
 // Numbers by their bits, in their order: -0 is 0, and a NaN is above all.
 fn order_of(x: f32) -> i32 {
@@ -30,32 +32,20 @@ fn order_of(x: f32) -> i32 {
   if ((u & 0x7fffffff) > 0x7f800000) { return 0x7fffffff; }
   return select(u, -(u & 0x7fffffff), u < 0);
 }
-var<workgroup> keys: array<i32, ${TEAM}>;
-var<workgroup> places: array<u32, ${TEAM}>;
+// A key and its place, -1 where there is none: the greatest, of equal ones the first.
+fn first_of(a: vec2i, b: vec2i) -> vec2i {
+  return select(b, a, b.y < 0 || (a.y >= 0 && (a.x > b.x || (a.x == b.x && a.y < b.y))));
+}
+${teamMemory(team)}
 ${eachGroup(
   slot(0),
   TEAM,
   `${coordinates("i", rank, 4).join("\n")}
   let base = ${place(rank, xAt)};
-  var best = i32(-2147483647 - 1);
-  var at = 0xffffffffu;
-  for (var k = l; k < ${slot(1)}; k += ${TEAM}u) {
-    let key = ${key};
-    if (at == 0xffffffffu || key > best) { best = key; at = k; }
-  }
-  keys[l] = best;
-  places[l] = at;
-  for (var half = ${TEAM / 2}u; half > 0u; half >>= 1u) {
-    workgroupBarrier();
-    if (l < half) {
-      let other = places[l + half];
-      if (other != 0xffffffffu && (keys[l + half] > keys[l] || (keys[l + half] == keys[l] && other < places[l]))) {
-        keys[l] = keys[l + half];
-        places[l] = other;
-      }
-    }
-  }
-  if (l == 0u) { b2[${place(rank, outAt)}] = places[0]; }`,
+  var best = vec2i(0, -1);
+  for (var k = l; k < ${slot(1)}; k += ${TEAM}u) { best = first_of(best, vec2i(${key}, i32(k))); }
+  ${joinTeam(team)}
+  if (l == 0u) { b2[${place(rank, outAt)}] = u32((${teamResult(team)}).y); }`,
 )}`;
     const code = `${parameters(outAt + 1 + rank)}${storages(letters)}\n${libraryFor(body)}\n${body}`;
     return { code, access: letters };

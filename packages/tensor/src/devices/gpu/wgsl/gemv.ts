@@ -1,3 +1,4 @@
+import { ADD, joinTeam, type Team, teamArray, teamMemory, teamResult } from "../team.ts";
 import { repeat } from "./source.ts";
 import { type Product, productHead } from "./tiled.ts";
 
@@ -27,48 +28,53 @@ const HEAD = `fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invoca
 
 /** `dot` whose sum has a stated order. */
 const DOT =
-  "fn join(x: vec4f, y: vec4f, sum: f32) -> f32 { return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum)))); }";
+  "fn dot_of(x: vec4f, y: vec4f, sum: f32) -> f32 { return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum)))); }";
 
-/** Adds up what `width` neighbouring sums in `part` hold, all `count` kinds of them, into the first. */
-function fold(width: number, stride: number, count: number, invocations: number, index: string): string {
-  return `for (var half = ${width >> 1}u; half > 0u; half >>= 1u) {
-    workgroupBarrier();
-    if (${index} < half) {
-      for (var i = lane; i < ${count * invocations}u; i += ${invocations}u) { part[i] += part[i + half * ${stride}u]; }
-    }
+/** Statements that write the joined sums, shared among a team's members; `each` writes sum `i`. */
+function putSums(team: Team, each: (sum: string) => string): string {
+  // In a loop: drivers take long over many copies of what a write checks.
+  return `${teamArray(team)}
+  for (var i = ${team.index}; i < ${team.names.length}u; i += ${team.width}u) {
+    let sum = ${teamResult(team, "i")};
+    ${each("sum")}
   }`;
 }
 
-function alongK(product: Product, s: Strip, rows: number): string {
-  const sums = rows * s.columns;
+const sumName = (m: number, c: number): string => `sum${m}_${c}`;
+
+function alongK(product: Product, s: Strip, rows: number, subgroup: number): string {
   const columns = stripColumns(product, s);
+  const names = Array.from({ length: rows * s.columns }, (_, i) => sumName(Math.floor(i / s.columns), i % s.columns));
+  const team: Team = {
+    ...{ names, type: "f32", join: ADD, invocations: s.invocations, width: s.lanes, stride: 1, subgroup },
+    ...{ index: "share", team: `(lane / ${s.lanes}u)` },
+  };
   return `${productHead(product)}
 ${DOT}
-var<workgroup> part: array<f32, ${sums * s.invocations}>;
+${teamMemory(team)}
 @compute @workgroup_size(${s.invocations})
 ${HEAD}
   let share = lane % ${s.lanes}u;
   let n0 = group.x * ${columns}u + (lane / ${s.lanes}u) * ${s.columns}u;
-  ${repeat(rows, (m) => repeat(s.columns, (c) => `var sum${m}_${c} = 0.0;`))}
+  ${repeat(rows, (m) => repeat(s.columns, (c) => `var ${sumName(m, c)} = 0.0;`))}
   for (var k = 4u * share; k < p.k; k += ${4 * s.lanes}u) {
     ${repeat(s.columns, (c) => `let b${c} = right(k, n0 + ${c}u);`)}
-    ${repeat(rows, (m) => `let a${m} = left(${m}u, k);\n${repeat(s.columns, (c) => `sum${m}_${c} = join(a${m}, b${c}, sum${m}_${c});`)}`)}
+    ${repeat(rows, (m) => `let a${m} = left(${m}u, k);\n${repeat(s.columns, (c) => `${sumName(m, c)} = dot_of(a${m}, b${c}, ${sumName(m, c)});`)}`)}
   }
-  ${repeat(rows, (m) => repeat(s.columns, (c) => `part[${(m * s.columns + c) * s.invocations}u + lane] = sum${m}_${c};`))}
-  ${fold(s.lanes, 1, sums, s.invocations, "share")}
-  workgroupBarrier();
-  if (share == 0u) {
-    for (var i = 0u; i < ${sums}u; i++) {
-      put(i / ${s.columns}u, n0 + i % ${s.columns}u, part[i * ${s.invocations}u + lane]);
-    }
-  }
+  ${joinTeam(team)}
+  ${putSums(team, (sum) => `put(i / ${s.columns}u, n0 + i % ${s.columns}u, ${sum});`)}
 }`;
 }
 
-function alongN(product: Product, s: Strip, rows: number): string {
+function alongN(product: Product, s: Strip, rows: number, subgroup: number): string {
   const deep = s.invocations / s.lanes;
+  const names = Array.from({ length: rows }, (_, m) => `sum${m}`);
+  const team: Team = {
+    ...{ names, type: "vec4f", join: ADD, invocations: s.invocations, width: deep, stride: s.lanes, subgroup },
+    ...{ index: "row", team: `(lane % ${s.lanes}u)` },
+  };
   return `${productHead(product)}
-var<workgroup> part: array<vec4f, ${rows * s.invocations}>;
+${teamMemory(team)}
 @compute @workgroup_size(${s.invocations})
 ${HEAD}
   let row = lane / ${s.lanes}u;
@@ -78,18 +84,12 @@ ${HEAD}
     let b = right_row(k, n);
     ${repeat(rows, (m) => `sum${m} = fma(vec4f(one_a(at_a + ${m}u * p.a_m + k * p.a_k)), b, sum${m});`)}
   }
-  ${repeat(rows, (m) => `part[${m * s.invocations}u + lane] = sum${m};`)}
-  ${fold(deep, s.lanes, rows, s.invocations, "row")}
-  workgroupBarrier();
-  if (row == 0u) {
-    for (var m = 0u; m < ${rows}u; m++) {
-      for (var c = 0u; c < 4u; c++) { put(m, n + c, part[m * ${s.invocations}u + lane][c]); }
-    }
-  }
+  ${joinTeam(team)}
+  ${putSums(team, (sum) => `for (var c = 0u; c < 4u; c++) { put(i, n + c, ${sum}[c]); }`)}
 }`;
 }
 
 /** The shader of a product of `rows` rows, at most eight; a row's sums are made in one order, whatever their number. */
-export function stripSource(product: Product, strip: Strip, rows: number): string {
-  return product.alongB === "k" ? alongK(product, strip, rows) : alongN(product, strip, rows);
+export function stripSource(product: Product, strip: Strip, rows: number, subgroup: number): string {
+  return (product.alongB === "k" ? alongK : alongN)(product, strip, rows, subgroup);
 }

@@ -202,7 +202,14 @@ function few(context: GpuContext, tiling: Tiling, call: Call): void {
   const fitting = stripBytes(product, strip, rows) <= most ? strip : { ...strip, columns: 1, invocations: strip.lanes };
   const key = `few-${rows}-${stripName(fitting)}-${productName(product)}`;
   const groups = [Math.ceil(n / stripColumns(product, fitting)), 1] as const;
-  launch(context, call, { ...described, product }, key, () => stripSource(product, fitting, rows), groups);
+  launch(
+    context,
+    call,
+    { ...described, product },
+    key,
+    () => stripSource(product, fitting, rows, context.subgroup),
+    groups,
+  );
 }
 
 function many(context: GpuContext, tiling: Tiling, call: Call): void {
