@@ -289,6 +289,22 @@ describe("tools and JSON", () => {
     expect(ended.usage!.completion_tokens).toBeLessThan(60);
   });
 
+  test("stop_token_ids end an answer too, also where its own end is passed over", async () => {
+    const headers = { Authorization: `Bearer ${KEY}` };
+    const tokenized = await fetch(`${served.url}/tokenize`, {
+      method: "POST",
+      headers,
+      body: JSON.stringify({ content: answer }),
+    });
+    const { tokens } = (await tokenized.json()) as { tokens: number[] };
+    const asked = { model, messages: [ask], temperature: 0, max_tokens: 60, ...{ stop_token_ids: [tokens[3]] } };
+    for (const rest of [{}, { ignore_eos: true }]) {
+      const { choices, usage } = await openai.chat.completions.create({ ...asked, ...rest });
+      expect([choices[0].finish_reason, usage!.completion_tokens]).toEqual(["stop", 3]);
+      expect(answer).toStartWith(choices[0].message.content!);
+    }
+  });
+
   test("guided_regex", async () => {
     const { choices } = await openai.chat.completions.create({
       model,

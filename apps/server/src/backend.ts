@@ -64,6 +64,8 @@ export interface AnswerRequest {
   readonly stop?: readonly string[];
   /** Goes on behind end tokens. Default false. */
   readonly ignoreEnd?: boolean;
+  /** Tokens that end the answer besides the model's own, also where those are passed over. */
+  readonly stopTokens?: readonly number[];
   /** Log-probabilities of each token and of so many likeliest ones. */
   readonly logprobs?: number;
   readonly constraint?: ConstraintSpec;

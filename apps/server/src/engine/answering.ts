@@ -12,6 +12,8 @@ export interface AnsweringParts {
   readonly prompts: Prompts;
   readonly adapters: Adapters;
   readonly positions: number;
+  /** The model's own. */
+  readonly endTokens: readonly number[];
   /** Makes what an answer must follow. @throws ApiError "invalid_request" for what cannot be followed */
   readonly constraint: (spec: ConstraintSpec) => () => TokenConstraint;
 }
@@ -20,7 +22,7 @@ export interface AnsweringParts {
 export async function* answerEvents(
   request: AnswerRequest,
   signal: AbortSignal,
-  { engine, tokenizer, prompts, adapters, positions, constraint }: AnsweringParts,
+  { engine, tokenizer, prompts, adapters, positions, endTokens, constraint }: AnsweringParts,
 ): AsyncGenerator<AnswerEvent> {
   const adapter = request.adapter === null ? undefined : adapters.use(request.adapter);
   try {
@@ -43,7 +45,7 @@ export async function* answerEvents(
       maxNewTokens: request.maxTokens,
       n: request.n,
       stop: request.stop,
-      ignoreEnd: request.ignoreEnd,
+      endTokens: [...(request.ignoreEnd ? [] : endTokens), ...(request.stopTokens ?? [])],
       logprobs: request.logprobs,
       constraint: limited,
       priority: request.priority,

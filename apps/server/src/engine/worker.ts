@@ -38,6 +38,7 @@ async function load(options: EngineOptions): Promise<Loaded> {
   const { dir, name, device: deviceName, threads, precision, quantize } = options;
   const device = await createDevice(deviceName, { threads, precision });
   setDefaultDevice(device);
+  if (device.info.warning) send({ kind: "warning", message: device.info.warning });
   const onProgress = (loaded: number, total: number): void => send({ kind: "loading", loaded, total });
   const qwen = await Qwen.load(dir, { device, quantize, onProgress });
   // Whoever first asks for JSON need not wait for it.
@@ -88,6 +89,7 @@ function serveRequests({ qwen, device, engine, adapters }: Loaded, stats: Shared
     prompts,
     adapters,
     positions: engine.contextLength,
+    endTokens: qwen.generationConfig.eosTokenIds,
     constraint: constraintMaker(qwen),
   };
   const running = new Map<number, AbortController>();

@@ -29,6 +29,7 @@ export function commonRequest(
     n: body.n ?? 1,
     stop: stop.length > 0 ? stop : undefined,
     ignoreEnd: body.ignore_eos ?? undefined,
+    stopTokens: body.stop_token_ids ?? undefined,
   };
 }
 

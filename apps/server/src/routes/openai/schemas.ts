@@ -57,6 +57,7 @@ export function samplingFields(limits: Limits) {
     // Beyond OpenAI's interface, named as in vLLM.
     context_policy: oneOf(CONTEXT_POLICIES).nullish(),
     ignore_eos: boolean().nullish(),
+    stop_token_ids: listOf(integer(0, 2 ** 24), limits.stops, "a list of token ids").nullish(),
     min_p: between(0, 1).nullish(),
     repetition_penalty: between(0.01, 100).nullish(),
     top_k: integer(-1, 1_000_000).nullish(),
