@@ -1,6 +1,7 @@
 import { noGrad, scope, type Tensor } from "@tslm/tensor";
 import type { TokenConstraint } from "../engine/types.ts";
 import { KeyValueCache } from "../model/cache.ts";
+import { Decoding } from "../model/decoding.ts";
 import { ContextLengthError, type LanguageModel } from "../model/pass.ts";
 import { TextStream, type TokenBytes } from "../tokenizer/index.ts";
 import { nextTurn } from "../turn.ts";
@@ -66,33 +67,19 @@ async function prefill(
 interface Choosing {
   readonly sampler: Sampler;
   readonly constraint: TokenConstraint | undefined;
+  /** The scores are the likeliest token's id already. */
+  readonly isGreedy: boolean;
   readonly seen: readonly number[];
   readonly from: number;
 }
 
-/** The token that follows; `hidden` [1, hidden] is freed. */
-async function nextToken(
-  model: LanguageModel,
-  hidden: Tensor,
-  { sampler, constraint, seen, from }: Choosing,
-): Promise<number> {
-  const isGreedy = sampler.greedy && !constraint;
-  const scores = noGrad(() =>
-    scope(() => {
-      const logits = model.logits(hidden);
-      return isGreedy ? logits.argmax() : logits;
-    }),
-  );
-  hidden.dispose();
-  try {
-    const values = await scores.data();
-    if (isGreedy) return values[0];
-    const logits = values as Float32Array;
-    if (constraint) maskScores(logits, constraint.allowed());
-    return await sampler.choose(logits, seen, from);
-  } finally {
-    scores.dispose();
-  }
+/** The token that follows, from the scores of all tokens. */
+async function nextToken(scores: Tensor, { sampler, constraint, isGreedy, seen, from }: Choosing): Promise<number> {
+  const values = await scores.data();
+  if (isGreedy) return values[0];
+  const logits = values as Float32Array;
+  if (constraint) maskScores(logits, constraint.allowed());
+  return await sampler.choose(logits, seen, from);
 }
 
 /**
@@ -137,16 +124,25 @@ export async function* generate(
     capacity: Math.min(positions, ids.length + Math.min(limit, 256)),
     device: model.device,
   });
-  let hidden: Tensor | undefined;
+  // A device gives back one number where that is all that is asked for.
+  const isGreedy = sampler.greedy && !constraint;
+  const scoresOf = (hidden: Tensor): Tensor => {
+    const logits = model.logits(hidden);
+    return isGreedy ? logits.argmax() : logits;
+  };
+  using decoding = new Decoding(model, scoresOf);
+  let first: Tensor | undefined;
   try {
-    hidden = await prefill(model, cache, ids, signal);
+    const hidden = await prefill(model, cache, ids, signal);
+    first = hidden && noGrad(() => scope(() => scoresOf(hidden)));
+    hidden?.dispose();
+    let scores = first;
     const seen = [...ids];
     for (let made = 0; ; made++) {
       // Timers, sockets and signals get their turn: a device on the host never waits for anything.
       await nextTurn();
-      if (signal?.aborted || !hidden) return yield finish("cancelled");
-      const token = await nextToken(model, hidden, { sampler, constraint, seen, from: ids.length });
-      hidden = undefined;
+      if (signal?.aborted || !scores) return yield finish("cancelled");
+      const token = await nextToken(scores, { sampler, constraint, isGreedy, seen, from: ids.length });
       if (ends.has(token)) return yield finish("stop", token);
       constraint?.accept(token);
       seen.push(token);
@@ -154,10 +150,10 @@ export async function* generate(
       yield { token, text, finishReason: undefined, endToken: undefined };
       if (stream.stopped !== undefined) return yield finish("stop");
       if (made + 1 >= limit) return yield finish("length");
-      hidden = noGrad(() => model.hidden(cache.extend([token])));
+      scores = decoding.run(cache.extend([token]));
     }
   } finally {
-    hidden?.dispose();
+    first?.dispose();
     cache.dispose();
   }
 }

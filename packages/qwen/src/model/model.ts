@@ -23,7 +23,7 @@ import type { KeyBiases } from "./cache.ts";
 import { type PassSize, passFlops } from "./cost.ts";
 import { below, DecoderLayer, type LayerPass, type ParameterSource } from "./layers.ts";
 import { parameterShapes } from "./parameters.ts";
-import { checkPass, type LanguageModel, type Pass } from "./pass.ts";
+import { checkPass, type LanguageModel, type Pass, type PlacedPass } from "./pass.ts";
 import { ropeFrequencies } from "./rope.ts";
 
 /** Sees the residual stream [rows, hidden] after the embedding (0) and after each layer (1, 2, …). */
@@ -157,22 +157,29 @@ export class QwenModel extends Module implements LanguageModel {
    */
   hidden(pass: Pass, observe?: LayerObserver): Tensor {
     checkPass(pass, this.config);
-    return scope(() => {
-      const index = (values: Int32Array): Tensor => this.#rows(values);
-      const layerPass: LayerPass = {
-        positions: index(pass.positions),
-        frequencies: this.#frequencies,
-        segments: pass.segments,
-        cache: pass.cache && {
-          store: pass.cache.store,
-          slots: index(pass.cache.slots),
-          keyRows: pass.cache.keyRows && index(pass.cache.keyRows),
-        },
-        adapters: pass.adapters,
-      };
-      const { recompute } = this;
-      return this.model.forward(index(pass.tokens), layerPass, { recompute, perturb: pass.perturb, observe });
-    });
+    return scope(() => this.placedHidden(this.place(pass), observe));
+  }
+
+  /** The pass with its lists on the device. */
+  place({ tokens, positions, segments, cache, adapters, perturb }: Pass): PlacedPass {
+    return {
+      tokens: this.#rows(tokens),
+      positions: this.#rows(positions),
+      frequencies: this.#frequencies,
+      segments,
+      cache: cache && {
+        store: cache.store,
+        slots: this.#rows(cache.slots),
+        keyRows: cache.keyRows && this.#rows(cache.keyRows),
+      },
+      adapters,
+      perturb,
+    };
+  }
+
+  /** {@link hidden} of a pass that was checked (`checkPass`) and placed. */
+  placedHidden({ tokens, perturb, ...pass }: PlacedPass, observe?: LayerObserver): Tensor {
+    return scope(() => this.model.forward(tokens, pass, { recompute: this.recompute, perturb, observe }));
   }
 
   /** Scores of every token of the vocabulary, [rows, vocabSize], from hidden states [rows, hidden]. */

@@ -1,6 +1,6 @@
 import type { Device, Segment, Tensor } from "@tslm/tensor";
 import type { CacheShape, CacheStore, KeyBiases } from "./cache.ts";
-import type { AdapterRows } from "./layers.ts";
+import type { AdapterRows, LayerPass } from "./layers.ts";
 
 /** What passes, caches, generation and scoring need to know of a model: what another family's model has to offer. */
 export interface LanguageModel {
@@ -10,6 +10,9 @@ export interface LanguageModel {
   readonly keyBiases?: KeyBiases;
   /** Hidden states after the final norm [rows, hidden]. */
   hidden(pass: Pass): Tensor;
+  /** A pass whose lists lie on the device; with {@link placedHidden} what {@link hidden} does. Optional: it serves speed. */
+  place?(pass: Pass): PlacedPass;
+  placedHidden?(placed: PlacedPass): Tensor;
   /** Scores of every token [rows, vocabSize] from hidden states [rows, hidden]. */
   logits(hidden: Tensor): Tensor;
   /** −log P(target) of each row, f32 [rows], 0 where the target is negative. */
@@ -44,6 +47,13 @@ export interface Pass {
   readonly cache?: { readonly store: CacheStore; readonly slots: Int32Array; readonly keyRows?: Int32Array };
   /** Rows that go through an adapter each; the others are the base model's. Without a gradient. */
   readonly adapters?: readonly AdapterRows[];
+}
+
+/** A pass as a model's layers take it. */
+export interface PlacedPass extends LayerPass {
+  /** i32 [rows] */
+  readonly tokens: Tensor;
+  readonly perturb?: Pass["perturb"];
 }
 
 /**

@@ -158,10 +158,28 @@ export interface DeviceInfo {
   /** Instruction set or backend in use: `avx2`, `wasm`, `js`, an adapter's name. */
   readonly isa: string;
   readonly threads: number;
+  /** What whoever chose it should be told, with what to do: it computes rightly, but not as fast as its name promises. */
+  readonly warning?: string;
 }
 
 /** Products of up to so many rows are those of decoding: devices may make them by other means than products of many. */
 export const FEW_ROWS = 8;
+
+/** Calls that can be made again on the same memory, whatever that holds by then. */
+export interface Recording {
+  /**
+   * Whether {@link replay} can do it: not once memory that was used is freed, nor ever where `body` did on the host what a
+   * recording cannot repeat.
+   */
+  readonly repeatable: boolean;
+  /**
+   * Makes the calls again; `segments` that were given to attention are read anew, and must still fit the tensors. False, and
+   * nothing was done, where it is not {@link repeatable}.
+   */
+  replay(): boolean;
+  /** Gives the memory of the recording back: its results are of no use afterwards. */
+  dispose(): void;
+}
 
 /**
  * What a device must be able to do. Ops call these primitives in order; a device runs them in that order and may
@@ -300,6 +318,13 @@ export interface Device {
   linearCrossEntropy(args: LinearCrossEntropyArgs): void;
   /** Updates param, m and v in place. */
   adamW(args: AdamWArgs): void;
+
+  /**
+   * Runs `body` and remembers the calls that it makes, to make them again: what CUDA calls a graph. Memory that it allocates is
+   * the recording's own, also that of its result. Synchronous, inside `noGrad`, and memory that others own is written only
+   * before or after, with `write`. Devices whose calls cost nothing to make do without.
+   */
+  record?<T>(body: () => T): { readonly result: T; readonly recording: Recording };
 }
 
 /** A typed array over a view's storage from its first element, for devices whose memory the host can see. */

@@ -6,6 +6,7 @@ import type { View } from "../device.ts";
 import { debug } from "./debug.ts";
 import { emitters, KernelLibrary } from "./kernel-library.ts";
 import type { Terms } from "./kernels/gemm-tiles.ts";
+import type { Arena, CpuRecording } from "./recording.ts";
 import { type Memory, MemoryError, Runtime, type RuntimeOptions } from "./runtime/index.ts";
 
 /** Memory behind a storage. */
@@ -17,6 +18,8 @@ export interface Block {
   readonly source: Uint8Array | undefined;
   /** Whether `address` is a block of the device's own memory, to be freed. */
   owned: boolean;
+  /** Of a recording's memory: never freed before that is. */
+  readonly arena?: Arena;
   /** One typed array over the whole block for each type asked for. */
   readonly arrays: Partial<Record<DType | "u8", TypedArray | Uint8Array>>;
 }
@@ -45,6 +48,8 @@ function termsOf(precision: Precision): Terms {
 /** Bytes of a constant that kernels may read: a vector's width several times over. */
 export const CONSTANT_BYTES = 1024;
 
+const freed = (op: string) => new DeviceError(op, "a tensor was used after its memory was freed");
+
 export class CpuContext {
   readonly runtime: Runtime;
   readonly memory: Memory;
@@ -57,7 +62,9 @@ export class CpuContext {
   /** Address of 256 f32 ones: loaded in part, they tell a vector's lanes that count. */
   readonly ones: number;
   private readonly slots: number;
-  private space = { address: 0, bytes: 0 };
+  /** Scratch memory of all threads, see {@link workspace}. */
+  space = { address: 0, bytes: 0 };
+  #recording: CpuRecording | undefined;
 
   /** @throws IsaError when a forced tier cannot run here */
   constructor({ precision = "f32", kernels, ...options }: CpuContextOptions) {
@@ -84,22 +91,64 @@ export class CpuContext {
       if (this.space.address) this.memory.free(this.space.address);
       this.space = { address: this.memory.allocate(bytes * this.threads), bytes };
     }
+    this.#recording?.usesWorkspace(this.space.address);
     return { address: this.space.address, slots: this.slots };
   }
 
   /** Lends memory for the time of `body`, which gets its address. */
   scratch<T>(bytes: number, body: (address: number) => T): T {
-    const address = this.memory.allocate(bytes);
+    const memory = this.#recording?.arena ?? this.memory;
+    const address = memory.allocate(bytes);
     try {
       return body(address);
     } finally {
-      this.memory.free(address);
+      memory.free(address);
     }
   }
 
-  allocate(bytes: number): Block {
+  /** Runs `body` and has its calls recorded. */
+  record<T>(recording: CpuRecording, body: () => T): T {
+    return this.#withRecording(recording, body);
+  }
+
+  /**
+   * Does what is more than running kernels on addresses: reading or writing memory here, or choosing by what it holds. A
+   * recording does it again as a whole.
+   */
+  onHost(step: () => void): void {
+    this.#recording?.did(step);
+    if (this.#recording) this.#withRecording(undefined, step);
+    else step();
+  }
+
+  #withRecording<T>(recording: CpuRecording | undefined, body: () => T): T {
+    const before = this.#recording;
+    this.#recording = recording;
+    this.kernels.recording = recording;
     try {
-      return { address: this.memory.allocate(bytes), bytes, source: undefined, owned: true, arrays: {} };
+      return body();
+    } finally {
+      this.#recording = before;
+      this.kernels.recording = before;
+    }
+  }
+
+  /** The host reads or writes what kernels see, outside of `onHost`. */
+  touched(): void {
+    this.#recording?.spoil();
+  }
+
+  allocate(bytes: number): Block {
+    const arena = this.#recording?.arena;
+    const address = this.#take(arena ?? this.memory, bytes);
+    const block: Block = { address, bytes, source: undefined, owned: true, arena, arrays: {} };
+    arena?.add(block);
+    return block;
+  }
+
+  #take(memory: Pick<Memory, "allocate">, bytes: number): number {
+    try {
+      return memory.allocate(bytes);
     } catch (cause) {
       if (!(cause instanceof MemoryError)) throw cause;
       throw new DeviceError("allocate", `no memory for ${bytes} bytes on cpu: ${cause.message}`, { cause });
@@ -119,6 +168,11 @@ export class CpuContext {
   }
 
   free(block: Block): void {
+    if (block.arena) {
+      // Calls that are made again find it where it was.
+      if (block.address) block.arena.free(block.address);
+      return;
+    }
     if (block.owned) this.memory.free(block.address);
     block.owned = false;
     block.address = 0;
@@ -126,12 +180,16 @@ export class CpuContext {
 
   bytes(storage: Storage): Uint8Array {
     const block = storage.handle as Block;
+    this.touched();
+    if (block.address === 0 && block.source === undefined) throw freed("read");
     return (block.arrays.u8 ??= block.source ?? this.memory.u8(block.address, block.bytes)) as Uint8Array;
   }
 
   /** The storage of a view as elements of its type. */
   array(view: View): TypedArray {
     const block = view.storage.handle as Block;
+    this.touched();
+    if (block.address === 0 && block.source === undefined) throw freed("read");
     let array = block.arrays[view.dtype];
     if (array === undefined) {
       const { buffer, byteOffset, byteLength } = this.bytes(view.storage);
@@ -152,15 +210,14 @@ export class CpuContext {
     this.check(view, op);
     const block = view.storage.handle as Block;
     if (block.address === 0) this.adopt(block);
+    this.#recording?.uses(block);
     return block.address + view.offset * BYTES[view.dtype];
   }
 
   /** @throws DeviceError unless the whole view lies in its living storage */
   check(view: View, op: string): void {
     const block = view.storage.handle as Block;
-    if (block.address === 0 && block.source === undefined) {
-      throw new DeviceError(op, "a tensor was used after its memory was freed");
-    }
+    if (block.address === 0 && block.source === undefined) throw freed(op);
     let first = view.offset;
     let last = view.offset;
     for (let d = 0; d < view.shape.length; d++) {
@@ -178,7 +235,7 @@ export class CpuContext {
 
   /** Copies mapped bytes into the kernels' memory. */
   private adopt(block: Block): void {
-    const { address } = this.allocate(block.bytes);
+    const address = this.#take(this.memory, block.bytes);
     this.memory.u8(address, block.bytes).set(block.source!);
     block.address = address;
     block.owned = true;

@@ -1,11 +1,13 @@
 // The compiled device: the host's own memory, worked on by machine code or WebAssembly on all cores. What has no compiled
 // kernel runs the reference's loops over the same memory.
+import { machineCode } from "#machine-code";
 import { BLOCKS, type BlockType, type DType, type TypedArray } from "../../dtype.ts";
 import type { Program } from "../../expr/program.ts";
 import type { Storage } from "../../memory.ts";
 import type {
   AdamWArgs,
   AttentionOptions,
+  Device,
   DeviceInfo,
   LinearCrossEntropyArgs,
   LowRankArgs,
@@ -62,6 +64,7 @@ function nextTask(): Promise<void> {
 
 export class CpuDevice extends HostDevice {
   readonly info: DeviceInfo;
+  readonly record: Device["record"];
   readonly dtypes: readonly DType[] = ["f32", "bf16", "i32", ...(Object.keys(BLOCKS) as BlockType[])];
   readonly #cpu: CpuContext;
   readonly #turns = new RopeTables();
@@ -73,6 +76,7 @@ export class CpuDevice extends HostDevice {
     this.#cpu = new CpuContext(options);
     const { isa, threads } = this.#cpu.runtime;
     this.info = { name: "cpu", isa, threads };
+    this.record = machineCode && ((body) => machineCode!.record(this.#cpu, body));
   }
 
   allocate(byteLength: number): Block {
@@ -126,7 +130,9 @@ export class CpuDevice extends HostDevice {
     }
   }
   override argmax(x: View, out: View): void {
-    if (!argmax(this.#cpu, x, out)) super.argmax(x, out);
+    this.#cpu.onHost(() => {
+      if (!argmax(this.#cpu, x, out)) super.argmax(x, out);
+    });
   }
   override matmul(a: View, b: View, out: View, options?: MatmulOptions): void {
     if (!matmul(this.#cpu, a, b, out, options)) super.matmul(a, b, out, options);
@@ -152,10 +158,14 @@ export class CpuDevice extends HostDevice {
     if (!quantize(this.#cpu, x, out)) super.quantize(x, out);
   }
   override gatherRows(table: View, index: View, out: View): void {
-    if (!gatherRows(this.#cpu, table, index, out)) super.gatherRows(table, index, out);
+    this.#cpu.onHost(() => {
+      if (!gatherRows(this.#cpu, table, index, out)) super.gatherRows(table, index, out);
+    });
   }
   override scatterRows(src: View, index: View, out: View, mode: "set" | "add"): void {
-    if (!scatterRows(this.#cpu, src, index, out, mode)) super.scatterRows(src, index, out, mode);
+    this.#cpu.onHost(() => {
+      if (!scatterRows(this.#cpu, src, index, out, mode)) super.scatterRows(src, index, out, mode);
+    });
   }
   override rmsNorm(x: View, weight: View, eps: number, out: View, rstd: View): void {
     if (!rmsNorm(this.#cpu, x, weight, eps, out, rstd)) super.rmsNorm(x, weight, eps, out, rstd);
@@ -174,15 +184,19 @@ export class CpuDevice extends HostDevice {
     }
   }
   override rope(x: View, positions: View, frequencies: View, inverse: boolean, out: View): void {
-    if (!rope(this.#cpu, this.#turns, x, positions, frequencies, inverse, out)) {
-      super.rope(x, positions, frequencies, inverse, out);
-    }
+    this.#cpu.onHost(() => {
+      if (!rope(this.#cpu, this.#turns, x, positions, frequencies, inverse, out)) {
+        super.rope(x, positions, frequencies, inverse, out);
+      }
+    });
   }
   override dropout(x: View, rows: View, p: number, key: RandomKey, out: View): void {
     if (!dropout(this.#cpu, x, rows, p, key, out)) super.dropout(x, rows, p, key, out);
   }
   override attention(q: View, k: View, v: View, options: AttentionOptions, out: View, lse: View | undefined): void {
-    if (!attention(this.#cpu, q, k, v, options, out, lse)) super.attention(q, k, v, options, out, lse);
+    this.#cpu.onHost(() => {
+      if (!attention(this.#cpu, q, k, v, options, out, lse)) super.attention(q, k, v, options, out, lse);
+    });
   }
   override attentionBackward(
     grad: View,

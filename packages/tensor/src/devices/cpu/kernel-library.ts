@@ -5,6 +5,7 @@ import { emitWasm } from "./emit/wasm.ts";
 import { type ArgumentTypes, type ArgumentValues, buildKernel, type Kernel, writeArguments } from "./lang/kernel.ts";
 import { AVX2, type Target, WASM } from "./lang/target.ts";
 import type { Tier } from "./machine-code.ts";
+import type { CpuRecording, KernelCall } from "./recording.ts";
 import type { Isa, KernelIndex, Runtime } from "./runtime/index.ts";
 
 const TIERS: { readonly [I in Isa]?: Tier } = {
@@ -20,6 +21,8 @@ export class KernelLibrary {
   private readonly tier: Tier;
   private readonly runtime: Runtime;
   private readonly loaded = new Map<unknown, KernelIndex>();
+  /** Sees what is run. */
+  recording: CpuRecording | undefined;
 
   constructor(runtime: Runtime) {
     this.runtime = runtime;
@@ -30,14 +33,25 @@ export class KernelLibrary {
   /** Runs a kernel over its items on all threads, `chunk` items a call; returns when all are done. */
   run<A extends ArgumentTypes>(kernel: Kernel<A>, values: ArgumentValues<A>, items: number, chunk = 1): void {
     const index = this.loaded.get(kernel) ?? this.load(kernel);
-    writeArguments(kernel, this.runtime.args, 0, values);
+    const { args } = this.runtime;
+    writeArguments(kernel, args, 0, values);
+    this.recording?.ran(kernel as unknown as Kernel, index, args, items, chunk);
+    this.call(index, kernel.name, items, chunk);
+  }
+
+  /** Runs a kernel whose arguments are written at an address. */
+  again({ kernel, name, args, items, chunk }: KernelCall): void {
+    this.call(kernel, name, items, chunk, args);
+  }
+
+  private call(kernel: KernelIndex, name: string, items: number, chunk: number, args?: number): void {
     if (!debug.timings) {
-      this.runtime.run(index, items, chunk);
+      this.runtime.run(kernel, items, chunk, args);
       return;
     }
     const begin = performance.now();
-    this.runtime.run(index, items, chunk);
-    recordTime(kernel.name, performance.now() - begin);
+    this.runtime.run(kernel, items, chunk, args);
+    recordTime(name, performance.now() - begin);
   }
 
   private load<A extends ArgumentTypes>(kernel: Kernel<A>): KernelIndex {

@@ -46,7 +46,10 @@ function withShared(
   const at = (view: View) => cpu.address(view, op);
   cpu.scratch(4 * (rank * m + DROPOUT_WORDS + floats), (bt) => {
     const constants = bt + 4 * rank * m;
-    if (dropout) writeDropout(cpu.memory.u32(constants, DROPOUT_WORDS), dropout.key, dropout.p);
+    if (dropout) {
+      cpu.touched();
+      writeDropout(cpu.memory.u32(constants, DROPOUT_WORDS), dropout.key, dropout.p);
+    }
     kernels.run(transposeKernels.set, { rows: m, from: at(b), sf: b.strides[0]!, to: bt, st: m }, rank, rank);
     body(
       {

@@ -5,6 +5,7 @@ import { emitX64 } from "./emit/x64.ts";
 import { AMX, AVX2, AVX512, NEON } from "./lang/target.ts";
 import type { MachineCode } from "./machine-code.ts";
 import { productOnTiles } from "./matmul-tiles.ts";
+import { recordCalls } from "./recording.ts";
 
 export const machineCode: MachineCode | undefined = {
   tiers: {
@@ -22,4 +23,5 @@ export const machineCode: MachineCode | undefined = {
     attention: attentionOnTiles,
     attentionBackward: attentionBackwardOnTiles,
   },
+  record: recordCalls,
 };

@@ -4,6 +4,7 @@ import type { attentionBackwardOnTiles, attentionOnTiles, fitsTiles } from "./at
 import type { KernelCode } from "./lang/ir.ts";
 import type { Target } from "./lang/target.ts";
 import type { productOnTiles } from "./matmul-tiles.ts";
+import type { recordCalls } from "./recording.ts";
 import type { CpuFeatures, Isa } from "./runtime/index.ts";
 
 /** A kind of code that kernels become. */
@@ -28,4 +29,6 @@ export interface Tiles {
 export interface MachineCode {
   readonly tiers: { readonly [I in Isa]?: Tier };
   readonly tiles: Tiles;
+  /** See `Device.record`; what it saves counts where kernels are fast. */
+  readonly record: typeof recordCalls;
 }

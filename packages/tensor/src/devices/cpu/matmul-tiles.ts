@@ -26,6 +26,7 @@ export function productOnTiles(cpu: CpuContext, given: Product): boolean {
   const products = element === "bf16" ? gemmTiles.bf16[terms] : gemmTiles.f32[terms as 1 | 2];
   cpu.scratch(packedBytes + table.byteLength, (packed) => {
     const itemsAt = packed + packedBytes;
+    cpu.touched();
     cpu.memory.i32(itemsAt, table.length).set(table);
     kernels.run(packTilesA[terms], { a: a.address, packed, m, k, lda: a.row, groups }, groups);
     kernels.run(
@@ -49,6 +50,7 @@ function onWeightTiles(cpu: CpuContext, given: Product, form: "nn" | "nt"): void
   const { depth, items, table } = planWeightTiles(form, { m, n, k }, threads);
   const workspace = cpu.workspace(WEIGHT_TILES_WORKSPACE_BYTES);
   cpu.scratch(table.byteLength, (itemsAt) => {
+    cpu.touched();
     cpu.memory.i32(itemsAt, table.length).set(table);
     kernels.run(
       weightTiles[form][terms],

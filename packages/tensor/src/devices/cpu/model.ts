@@ -154,6 +154,7 @@ export function dropout(cpu: CpuContext, x: View, rows: View, p: number, key: Ra
   const [count, n] = x.shape as [number, number];
   if (!(p > 0 && p < 1)) return false;
   cpu.scratch(4 * DROPOUT_WORDS, (constants) => {
+    cpu.touched();
     writeDropout(cpu.memory.u32(constants, DROPOUT_WORDS), key, p);
     const at = (view: View) => cpu.address(view, "dropout");
     const values = { n, scale: 1 / (1 - p), places: at(rows), constants, x: at(x), sx, out: at(out), so };

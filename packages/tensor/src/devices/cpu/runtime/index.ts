@@ -35,7 +35,7 @@ export class Runtime {
   /** Undefined where machine code cannot run. */
   readonly cpu: CpuInfo | undefined;
   readonly memory: Memory;
-  /** The block of arguments of the next `run`. */
+  /** A block of arguments, for a `run` that follows at once; it lies at `argsAddress`. */
   readonly args: DataView;
   private readonly argsAddress: number;
   private readonly code: CodeMemory | undefined;
@@ -93,11 +93,11 @@ export class Runtime {
   }
 
   /**
-   * Runs a kernel over items 0 … items−1 on all threads, in chunks; returns when all are done. Its arguments are in
-   * `args`.
+   * Runs a kernel over items 0 … items−1 on all threads, in chunks; returns when all are done.
+   * @param args address of its arguments; where `args` writes them unless given
    */
-  run(kernel: KernelIndex, items: number, chunk = 1): void {
-    this.pool.run(kernel, this.argsAddress, items, chunk);
+  run(kernel: KernelIndex, items: number, chunk = 1, args = this.argsAddress): void {
+    this.pool.run(kernel, args, items, chunk);
   }
 
   /** The address of bytes that lie outside `memory`, or undefined where kernels cannot see them (WebAssembly). */
