@@ -150,6 +150,7 @@ export async function* generate(
       yield { token, text, finishReason: undefined, endToken: undefined };
       if (stream.stopped !== undefined) return yield finish("stop");
       if (made + 1 >= limit) return yield finish("length");
+      first?.dispose();
       scores = decoding.run(cache.extend([token]));
     }
   } finally {
