@@ -57,7 +57,9 @@ function joined(body: string): string {
 
 async function ask(url: string, { path, body }: Asked, signal?: AbortSignal): Promise<string> {
   for (;;) {
-    const response = await fetch(url + path, { method: "POST", body: JSON.stringify(body), ...(signal && { signal }) });
+    // Large models on slow machines may take longer than Bun waits.
+    const init: BunFetchRequestInit = { method: "POST", body: JSON.stringify(body), timeout: false };
+    const response = await fetch(url + path, { ...init, ...(signal && { signal }) });
     const text = await response.text();
     if (response.status === 200)
       return response.headers.get("content-type")?.includes("json;") ? steady(text) : joined(text);
