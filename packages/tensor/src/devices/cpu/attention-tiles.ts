@@ -138,6 +138,7 @@ function prepared(
     const addresses: number[] = [];
     let next = flag;
     for (const table of words) {
+      cpu.touched();
       cpu.memory.i32(next, table.length).set(table);
       addresses.push(next);
       next += 4 * table.length;

@@ -40,12 +40,19 @@ function fitsBias(cpu: CpuContext, size: number, { keyBias }: AttentionOptions):
   );
 }
 
-/** Writes the words of items and runs `body` with their address. */
-function withItems(cpu: CpuContext, items: readonly number[], body: (address: number) => void): void {
-  cpu.scratch(4 * items.length, (address) => {
-    cpu.memory.i32(address, items.length).set(items);
-    body(address);
-  });
+/** Writes the words of items and runs `body` with their address; a recording finds them again each time, as many as now. */
+function withItems(
+  cpu: CpuContext,
+  items: readonly number[],
+  body: (address: number) => void,
+  again: () => readonly number[] = () => items,
+): void {
+  let words: Int32Array | undefined;
+  const write = (address: number): void => {
+    if (words) words.set(again());
+    else (words = cpu.memory.i32(address, items.length)).set(items);
+  };
+  cpu.written(4 * items.length, write, body);
 }
 
 /** Runs of at most `most` queries of each sequence, for each key/value head. */
@@ -118,11 +125,12 @@ export function attention(
     tiles.attention(cpu, q, k, v, { segments: onTiles, scale, keyRows, keyBias }, out, lse),
   );
   const { target } = cpu.kernels;
-  const items = queryItems(segments, Math.floor(itemRows(target) / group), k.shape[1]!);
+  const itemsOf = (of: readonly Segment[]) => queryItems(of, Math.floor(itemRows(target) / group), k.shape[1]!);
+  const items = itemsOf(segments);
   if (items.length === 0) return true;
   const { address: workspace, slots } = cpu.workspace(attentionWorkspaceBytes(target, size, blocks));
   const kernel = attentionKernels[keyRows ? 1 : 0][blocks ? 1 : 0];
-  withItems(cpu, items, (table) => {
+  const run = (table: number): void => {
     const values = {
       ...{ ...operand(cpu, "q", q), ...operand(cpu, "k", k), ...operand(cpu, "v", v), ...operand(cpu, "out", out) },
       ...{ lse: lse ? cpu.address(lse, "attention") : 0, headStride: lse?.strides[0] ?? 0 },
@@ -130,8 +138,10 @@ export function attention(
       ...{ keyRows: keyRows ? cpu.address(keyRows, "attention") : 0, ...keyBiasOperand(cpu, keyBias) },
     };
     const count = items.length / ITEM_WORDS;
-    cpu.kernels.run(kernel, values, count, chunkOf(q, segments, count));
-  });
+    // What is recorded now may have many more keys later.
+    cpu.kernels.run(kernel, values, count, cpu.isRecording ? 1 : chunkOf(q, segments, count));
+  };
+  withItems(cpu, items, run, () => itemsOf(options.segments));
   return true;
 }
 

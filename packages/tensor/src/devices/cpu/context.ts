@@ -106,6 +106,24 @@ export class CpuContext {
     }
   }
 
+  /** Whether calls are being recorded: those that choose by what may be another the next time leave the choice out. */
+  get isRecording(): boolean {
+    return this.#recording !== undefined;
+  }
+
+  /**
+   * Memory that the host writes before kernels read it, lent for the time of `body`; a recording keeps it and has `write` called
+   * again each time.
+   */
+  written(bytes: number, write: (address: number) => void, body: (address: number) => void): void {
+    const lend = (address: number): void => {
+      this.onHost(() => write(address));
+      body(address);
+    };
+    if (this.#recording) lend(this.#recording.arena.allocate(bytes));
+    else this.scratch(bytes, lend);
+  }
+
   /** Runs `body` and has its calls recorded. */
   record<T>(recording: CpuRecording, body: () => T): T {
     return this.#withRecording(recording, body);

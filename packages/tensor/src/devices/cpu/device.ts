@@ -184,19 +184,17 @@ export class CpuDevice extends HostDevice {
     }
   }
   override rope(x: View, positions: View, frequencies: View, inverse: boolean, out: View): void {
-    this.#cpu.onHost(() => {
-      if (!rope(this.#cpu, this.#turns, x, positions, frequencies, inverse, out)) {
-        super.rope(x, positions, frequencies, inverse, out);
-      }
-    });
+    if (!rope(this.#cpu, this.#turns, x, positions, frequencies, inverse, out)) {
+      this.#cpu.onHost(() => super.rope(x, positions, frequencies, inverse, out));
+    }
   }
   override dropout(x: View, rows: View, p: number, key: RandomKey, out: View): void {
     if (!dropout(this.#cpu, x, rows, p, key, out)) super.dropout(x, rows, p, key, out);
   }
   override attention(q: View, k: View, v: View, options: AttentionOptions, out: View, lse: View | undefined): void {
-    this.#cpu.onHost(() => {
-      if (!attention(this.#cpu, q, k, v, options, out, lse)) super.attention(q, k, v, options, out, lse);
-    });
+    if (!attention(this.#cpu, q, k, v, options, out, lse)) {
+      this.#cpu.onHost(() => super.attention(q, k, v, options, out, lse));
+    }
   }
   override attentionBackward(
     grad: View,

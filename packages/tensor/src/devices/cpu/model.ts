@@ -88,17 +88,20 @@ export class RopeTables {
   private positions = new Int32Array(0);
   private frequencies = new Float32Array(0);
   private inverse = false;
-  private address = 0;
+  private table: Float32Array = new Float32Array(0);
+  /** Where it lies for kernels. */
+  address = 0;
 
-  /** Address of cos [rows, half], then sin [rows, half], computed in double from angles rounded to f32. */
-  of(cpu: CpuContext, positions: Int32Array, frequencies: Float32Array, inverse: boolean): number {
+  /** cos [rows, half], then sin [rows, half], computed in double from angles rounded to f32; good until the next call. */
+  of(cpu: CpuContext, positions: Int32Array, frequencies: Float32Array, inverse: boolean): Float32Array {
     if (this.inverse === inverse && same(this.positions, positions) && same(this.frequencies, frequencies)) {
-      return this.address;
+      return this.table;
     }
     const [rows, half] = [positions.length, frequencies.length];
     if (this.address) cpu.memory.free(this.address);
     this.address = cpu.memory.allocate(8 * rows * half);
     const table = cpu.memory.f32(this.address, 2 * rows * half);
+    this.table = table;
     for (let r = 0, i = 0; r < rows; r++) {
       for (let f = 0; f < half; f++, i++) {
         const angle = Math.fround(positions[r]! * frequencies[f]!);
@@ -109,7 +112,7 @@ export class RopeTables {
     this.positions = positions.slice();
     this.frequencies = frequencies.slice();
     this.inverse = inverse;
-    return this.address;
+    return table;
   }
 }
 
@@ -132,19 +135,31 @@ export function rope(
   const [rows, heads, size] = x.shape as [number, number, number];
   if (rows === 0 || x.strides[2] !== 1 || out.strides[2] !== 1) return false;
   const half = size / 2;
-  const places = cpu.array(positions).subarray(positions.offset, positions.offset + rows) as Int32Array;
-  const turns = cpu.array(frequencies).subarray(frequencies.offset, frequencies.offset + half) as Float32Array;
-  const cos = tables.of(cpu, places, turns, inverse);
-  cpu.kernels.run(
-    ropeKernel,
-    {
-      ...{ heads, half, cos, sin: cos + 4 * rows * half },
-      ...{ x: cpu.address(x, "rope"), sx: x.strides[0]!, hx: x.strides[1]! },
-      ...{ out: cpu.address(out, "rope"), so: out.strides[0]!, ho: out.strides[1]! },
-    },
-    rows,
-    rowChunk(heads * size),
-  );
+  const tableNow = () => {
+    const places = cpu.array(positions).subarray(positions.offset, positions.offset + rows) as Int32Array;
+    const turns = cpu.array(frequencies).subarray(frequencies.offset, frequencies.offset + half) as Float32Array;
+    return tables.of(cpu, places, turns, inverse);
+  };
+  const turn = (cos: number) =>
+    cpu.kernels.run(
+      ropeKernel,
+      {
+        ...{ heads, half, cos, sin: cos + 4 * rows * half },
+        ...{ x: cpu.address(x, "rope"), sx: x.strides[0]!, hx: x.strides[1]! },
+        ...{ out: cpu.address(out, "rope"), so: out.strides[0]!, ho: out.strides[1]! },
+      },
+      rows,
+      rowChunk(heads * size),
+    );
+  if (cpu.isRecording) {
+    // In memory of its own: the next table may lie elsewhere.
+    let own: Float32Array | undefined;
+    const copy = (address: number) => (own ??= cpu.memory.f32(address, 2 * rows * half)).set(tableNow());
+    cpu.written(8 * rows * half, copy, turn);
+  } else {
+    tableNow();
+    turn(tables.address);
+  }
   return true;
 }
 
