@@ -13,7 +13,7 @@ const BODY_SECONDS = 2;
 const RECEIVING = 16;
 const LIMITS = {
   TSLM_LIMITS_BODY_SECONDS: String(BODY_SECONDS),
-  TSLM_LIMITS_IDLE_SECONDS: "4",
+  TSLM_LIMITS_IDLE_SECONDS: "8",
   TSLM_LIMITS_RECEIVING_BYTES: String(RECEIVING << 20),
   TSLM_LIMITS_OPEN_REQUESTS: "300",
   // So that the floods have addresses of their own.
@@ -172,7 +172,7 @@ test("who asks and never reads is let go when the answer is complete, and keeps 
 test("an answer that takes longer than a connection may be idle is given whole, as a stream or not", async () => {
   const backend = new EchoBackend();
   backend.pause = 1500;
-  const app = createApp({ backend, logger: createLogger("silent"), config: { limits: { idleSeconds: 4 } } });
+  const app = createApp({ backend, logger: createLogger("silent"), config: { limits: { idleSeconds: 8 } } });
   const server = serve({ app, port: 0, host: "127.0.0.1" });
   const message = "it is worth waiting for";
   const ask = async (stream: boolean): Promise<string> => {

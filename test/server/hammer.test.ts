@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { type Flood, flood } from "../support/flood.ts";
 import { hammer } from "../support/hammer.ts";
 import { type Served, serveProcess } from "../support/server.ts";
 
@@ -10,7 +11,13 @@ const CLIENTS = 24;
 let served: Served;
 
 beforeAll(async () => {
-  const limits = { TSLM_LIMITS_CONCURRENCY: "4", TSLM_LIMITS_QUEUE: "4" };
+  const limits = {
+    TSLM_LIMITS_CONCURRENCY: "6",
+    TSLM_LIMITS_QUEUE: "14",
+    TSLM_LIMITS_BODY_SECONDS: "2",
+    // So that the floods have an address of their own.
+    TSLM_TRUST_PROXY: "true",
+  };
   served = await serveProcess(["--model", "demo", "--log-level", "error", "--cache-mb", "32"], limits);
 });
 afterAll(() => served[Symbol.asyncDispose]());
@@ -40,11 +47,33 @@ async function metric(name: string): Promise<number> {
   return Number(new RegExp(`^${name} (\\S+)$`, "m").exec(text)?.[1]);
 }
 
+/** Connections of somebody else that want nothing, beside all that is asked. */
+async function floods(): Promise<Flood[]> {
+  const { url } = served;
+  const head = (line: string): string => `${line} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Forwarded-For: 10.0.0.1\r\n`;
+  return [
+    await flood({ url, connections: 300, send: "" }),
+    await flood({ url, connections: 300, send: `${head("POST /chat")}X-` }),
+    await flood({
+      url,
+      connections: 200,
+      send: `${head("POST /chat")}Content-Length: 50000\r\n\r\n${" ".repeat(40_000)}`,
+    }),
+    await flood({ url, connections: 100, isDeaf: true, send: `${head("GET /openapi.json")}\r\n`.repeat(20) }),
+  ];
+}
+
 test("requests of all kinds at once: each is answered whole or told why not, nothing is left over", async () => {
   // What is compiled and kept at the beginning is no leak.
   await hammer({ ...served, requests: Math.min(REQUESTS, 300), clients: CLIENTS, seed: 7 });
   const before = await memoryAtRest();
-  const result = await hammer({ ...served, requests: REQUESTS, clients: CLIENTS });
+  let most = 0;
+  const watch = setInterval(async () => {
+    most = Math.max(most, await memory());
+  }, 50);
+  const [result, flooded] = await Promise.all([hammer({ ...served, requests: REQUESTS, clients: CLIENTS }), floods()]);
+  clearInterval(watch);
+  expect(flooded.map(({ failed }) => failed)).toEqual([0, 0, 0, 0]);
   expect(result.wrong).toEqual([]);
   expect(result.refused).toBe(result.malformed);
   expect(result.cancelled).toBeGreaterThan(REQUESTS / 50);
@@ -60,6 +89,8 @@ test("requests of all kinds at once: each is answered whole or told why not, not
   expect(served.running.stderr()).not.toContain('"level":50');
   // At rest it stays within some 30 MB, however many requests there were: a kilobyte kept of each shows in 100,000.
   expect(after - before).toBeLessThan(60);
+  // While they are answered, garbage comes and goes.
+  expect(most - before).toBeLessThan(250);
 });
 
 test("SIGTERM in the middle: what was taken is answered, the rest is told that the server ends", async () => {
