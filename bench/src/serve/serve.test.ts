@@ -1,6 +1,8 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import { percentiles, type Row, ratiosOf, sameBeginning } from "./figures.ts";
+import { type Ask, measure } from "./measure.ts";
+import { questionOf } from "./work.ts";
 
 const ROOT = join(import.meta.dir, "..", "..", "..");
 
@@ -32,6 +34,32 @@ test("servers and engine get a row for every number of streams, then ratios; wha
   const { tokens, reused } = rows[0].repeated_prompt!;
   expect(reused).toBe(tokens - 1);
   expect(lines.slice(4)).toEqual(ratiosOf(rows).map((ratio) => ({ ...ratio })));
+});
+
+test("an answer that is another one in the mix is found", async () => {
+  let running = 0;
+  const asked = (depends: (question: string) => boolean): Ask =>
+    async function* (question, tokens) {
+      running++;
+      await Bun.sleep(1);
+      yield { text: depends(question) && running > 1 ? "mixed" : "alone" };
+      await Bun.sleep(1);
+      running--;
+      yield { text: "", usage: { promptTokens: 3, cachedTokens: 0, completionTokens: tokens } };
+    };
+  const last = await measure(
+    asked((question) => question === questionOf(3)),
+    { streams: 4, tokens: 5 },
+  );
+  expect(last).toMatchObject({ differentAlone: [3], promptTokens: 12, completionTokens: 20 });
+  expect(
+    (
+      await measure(
+        asked(() => false),
+        { streams: 4, tokens: 5 },
+      )
+    ).differentAlone,
+  ).toEqual([]);
 });
 
 test("ratios", () => {
