@@ -109,7 +109,7 @@ describe.skipIf(small.skip)(small.title, () => {
   );
 
   test(
-    "a GPU lost in the middle: training goes on on the cpu, and the adapter is an undisturbed run's",
+    "a GPU lost in the middle, or out of memory: training goes on on the cpu, and the adapter is an undisturbed run's",
     async () => {
       await using folder = await temporaryFolder();
       const data = join(ROOT, "data/input/lora_train_data.csv");
@@ -122,14 +122,19 @@ describe.skipIf(small.skip)(small.title, () => {
       const whole = await train("train", "whole", {});
       expect([whole.ended.status, whole.ended.stderr]).toEqual([0, expect.not.stringContaining("lost")]);
       const losing = "../../../../test/support/train-losing-gpu";
-      const broken = await train(losing, "broken", { LOSE_GPU_AFTER: "450" });
-      expect(broken.ended.stderr).toContain("the GPU was lost");
-      expect(broken.ended.stderr).toContain("goes on on the cpu, from its last checkpoint");
-      expect(broken.ended.status).toBe(0);
-      for (const [name, want] of whole.adapter.tensors({ device: reference })) {
-        const got = broken.adapter.tensors({ device: reference }).get(name)!;
-        // What both have learned differs in the rounding of the steps that the cpu did.
-        expect(furthest([...(await got.data())], [...(await want.data())])).toBeLessThan(1e-4);
+      for (const [name, env, said] of [
+        ["broken", { LOSE_GPU_AFTER: "450" }, "the GPU was lost"],
+        ["full", { FILL_GPU_AFTER: "450" }, /the GPU, which holds \d+ MiB in \d+ buffers, is out of memory/],
+      ] as const) {
+        const { ended, adapter } = await train(losing, name, env);
+        expect(ended.stderr).toMatch(said);
+        expect(ended.stderr).toContain("goes on on the cpu, from its last checkpoint");
+        expect(ended.status).toBe(0);
+        for (const [key, want] of whole.adapter.tensors({ device: reference })) {
+          const got = adapter.tensors({ device: reference }).get(key)!;
+          // What both have learned differs in the rounding of the steps that the cpu did.
+          expect(furthest([...(await got.data())], [...(await want.data())])).toBeLessThan(1e-4);
+        }
       }
     },
     TIMEOUT_MS,

@@ -133,6 +133,7 @@ export async function openModel(
   options: Pick<ModelOptions, "device" | "threads" | "precision" | "quantize">,
 ): Promise<OpenModel> {
   const device = await openDevice(options);
+  if (device.info.warning) context.terminal.warn(device.info.warning);
   const progress = new Progress(context.terminal, "Loading");
   try {
     const qwen = await Qwen.load(located.dir, {

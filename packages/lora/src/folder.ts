@@ -110,8 +110,11 @@ async function stage(parent: string, files: Readonly<Record<string, FileContent>
 
 /** The system's error below an error that names a file of the staging folder, which means nothing to a user. */
 function systemError(error: unknown): unknown {
-  const { code, cause } = error as NodeJS.ErrnoException;
-  return code === undefined && cause !== undefined ? systemError(cause) : error;
+  for (let one = error; one instanceof Error; one = one.cause) {
+    // Errors of the web have a number there.
+    if (typeof (one as NodeJS.ErrnoException).code === "string") return one;
+  }
+  return error;
 }
 
 /** Moves the files of a complete but interrupted save to their places; without one, does nothing. */
@@ -175,7 +178,7 @@ async function explained<T>(path: string, problem: string, action: () => Promise
     return await action();
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
-    if (cause instanceof AdapterError || code === undefined) throw cause;
+    if (cause instanceof AdapterError || typeof code !== "string") throw cause;
     throw new AdapterError(path, `${problem}: ${REASONS[code] ?? message}`, { cause });
   }
 }

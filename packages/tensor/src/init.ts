@@ -31,8 +31,8 @@ export async function init({ device = "auto", progress, ...options }: InitOption
   progress?.({ stage: "loading", message: `Starting the device ${device}` });
   const made = await createDevice(device, options);
   setDefaultDevice(made);
-  const { name, isa, threads } = made.info;
+  const { name, isa, threads, warning } = made.info;
   const counted = threads > 1 ? `${threads} threads` : "1 thread";
-  progress?.({ stage: "ready", message: `Computing on ${name} (${isa}), ${counted}` });
+  progress?.({ stage: "ready", message: `Computing on ${name} (${isa}), ${counted}${warning ? `; ${warning}` : ""}` });
   return made;
 }

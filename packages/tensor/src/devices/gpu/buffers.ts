@@ -1,5 +1,5 @@
 // GPU buffers behind storages: kept after use and given out again, since making one costs more than most kernels.
-import { DeviceError } from "../../errors.ts";
+import { DeviceLostError } from "../../errors.ts";
 
 /** `GPUBufferUsage` by number: where WebGPU comes from a package, its globals may not be there. */
 export const USAGE = { mapRead: 0x1, copySrc: 0x4, copyDst: 0x8, uniform: 0x40, storage: 0x80 } as const;
@@ -30,15 +30,23 @@ export class BufferPool {
   bytes = 0;
   keptBytes = 0;
 
+  /** What it holds, for people. */
+  get held(): string {
+    return `which holds ${Math.round(this.bytes / 2 ** 20)} MiB in ${this.buffers} buffers`;
+  }
+
   constructor(device: GPUDevice) {
     this.#device = device;
   }
 
-  /** @throws DeviceError when one buffer cannot hold so much */
+  /**
+   * Memory that the GPU turns out not to have is no error here: that comes with the next read.
+   * @throws DeviceLostError when one buffer cannot hold so much, or none can be made
+   */
   take(bytes: number): GPUBuffer {
     const { maxBufferSize } = this.#device.limits;
     if (!(bytes <= maxBufferSize)) {
-      throw new DeviceError(
+      throw new DeviceLostError(
         "allocate",
         `no memory for ${bytes} bytes on gpu: its buffers hold ${maxBufferSize} at most`,
       );
@@ -49,9 +57,15 @@ export class BufferPool {
       this.keptBytes -= size;
       return kept;
     }
+    let buffer: GPUBuffer;
+    try {
+      buffer = this.#device.createBuffer({ size, usage: USAGE.storage | USAGE.copySrc | USAGE.copyDst });
+    } catch (cause) {
+      throw new DeviceLostError("allocate", `no memory for ${bytes} bytes on gpu, ${this.held}`, { cause });
+    }
     this.buffers++;
     this.bytes += size;
-    return this.#device.createBuffer({ size, usage: USAGE.storage | USAGE.copySrc | USAGE.copyDst });
+    return buffer;
   }
 
   /** Takes a buffer back. What was recorded before uses it before anyone to whom it is given next. */

@@ -82,11 +82,11 @@ function onError(device: GPUDevice, context: GpuContext): void {
   listeners.set(device, all);
   device.onuncapturederror = ({ error: cause }) => {
     const { message } = cause;
-    const error =
-      cause.constructor.name === "GPUOutOfMemoryError"
-        ? new DeviceLostError("gpu", `the GPU is out of memory: ${message}`)
-        : new DeviceError("gpu", message);
-    for (const one of all) one.fail(error);
+    for (const one of all) {
+      const isMemory = cause.constructor.name === "GPUOutOfMemoryError";
+      const why = `the GPU, ${one.pool.held}, is out of memory (${message}); shorter or fewer rows at a time need less`;
+      one.fail(isMemory ? new DeviceLostError("gpu", why) : new DeviceError("gpu", message));
+    }
   };
 }
 
@@ -136,9 +136,10 @@ export class GpuContext {
     });
   }
 
-  /** Remembers the first error of recorded work. */
+  /** Remembers the first error of recorded work, or the loss that is behind it. */
   fail(error: DeviceError): void {
-    this.#failure ??= error;
+    const isWorse = error instanceof DeviceLostError && !(this.#failure instanceof DeviceLostError);
+    if (!this.#failure || isWorse) this.#failure = error;
   }
 
   allocate(bytes: number): Block {
@@ -343,8 +344,10 @@ export class GpuContext {
     try {
       this.copy(this.bufferOf(block, "read"), first, staging, 0, size);
       this.submit();
-      await staging.mapAsync(1, 0, size).catch((cause: Error) => {
-        this.fail(new DeviceLostError("gpu", `the GPU was lost (${cause.message})`, { cause }));
+      await staging.mapAsync(1, 0, size).catch(async (cause: Error) => {
+        // The error that is behind it may be told a moment later.
+        await new Promise((resolve) => setTimeout(resolve));
+        this.fail(new DeviceLostError("gpu", `the GPU was lost (${cause.message || cause.name})`, { cause }));
       });
       this.check();
       return new Uint8Array(staging.getMappedRange(0, size)).slice(byteOffset - first, byteOffset - first + byteLength);

@@ -140,6 +140,34 @@ describe.skipIf(missing !== undefined)("the gpu device", () => {
     expect(await list(Tensor.from([1, 2], [2], { device: gpu }).mul(2))).toEqual([2, 4]);
   });
 
+  test("more memory than the GPU has: an error of its own, whether a buffer is too large, or no room is left for it", async () => {
+    const { maxBufferSize } = gpu.context.limits;
+    expect(() => gpu.allocate(maxBufferSize + 4)).toThrow(DeviceLostError);
+    expect(() => gpu.allocate(maxBufferSize + 4)).toThrow(
+      /no memory for \d+ bytes on gpu: its buffers hold \d+ at most/,
+    );
+    const making = spyOn(GPUDevice.prototype, "createBuffer").mockImplementation(() => {
+      throw new RangeError("allocation failed");
+    });
+    try {
+      expect(() => gpu.allocate(12_345_678)).toThrow(/\[allocate\] no memory for 12345678 bytes on gpu, which holds /);
+    } finally {
+      making.mockRestore();
+    }
+    // Nothing of it stays.
+    expect(await list(Tensor.from([1, 2], [2], { device: gpu }).mul(2))).toEqual([2, 4]);
+  });
+
+  test("of several errors the loss is told, whichever came first", async () => {
+    const other = await open();
+    other.context.fail(new DeviceError("gpu", "what a missing buffer leads to"));
+    other.context.fail(new DeviceLostError("gpu", "out of memory"));
+    other.context.fail(new DeviceError("gpu", "and once more"));
+    await expect(other.synchronize()).rejects.toThrow("out of memory");
+    await expect(other.synchronize()).rejects.toThrow("out of memory");
+    await other.dispose();
+  });
+
   test("auto: a software adapter never wins, a slower one neither, and where there can be none it is not opened", async () => {
     const cpu = reference;
     let opened = 0;

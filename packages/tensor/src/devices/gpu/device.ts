@@ -55,7 +55,9 @@ export class GpuDevice implements Device {
     this.context = context;
     this.adapter = info;
     this.#tiling = tiling;
-    this.info = { name: "gpu", isa: info.description || `${info.vendor} ${info.architecture}`, threads: 1 };
+    const isa = info.description || `${info.vendor} ${info.architecture}`;
+    const warning = `no GPU is used: the adapter is a software driver (${isa}), slower than --device cpu. Use that, or for a GPU its own driver`;
+    this.info = { name: "gpu", isa, threads: 1, ...(info.software && { warning }) };
   }
 
   /** @throws DeviceError where there is no GPU that computes rightly, with what to install */

@@ -35,9 +35,13 @@ test("without WebGPU the first backend that works is taken, and the reasons agai
     mock.module("webgpu", () => { throw new Error("no binary"); });
     const { createDevice } = await import("${import.meta.dir}/../create.ts");
     const { describeDevice } = await import("${import.meta.dir}/../limits.ts");
-    console.log(JSON.stringify(await describeDevice(await createDevice("gpu"))));`;
+    const device = await createDevice("gpu");
+    console.log(JSON.stringify({ ...(await describeDevice(device)), warning: device.info.warning }));`;
   const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe", stderr: "pipe" });
   const said = JSON.parse(await new Response(child.stdout).text());
   expect(said).toMatchObject({ device: "gpu", backend: "webasm of gpu.js" });
+  expect(said.warning).toMatch(
+    /^no GPU is used: webasm of gpu.js computes on the processor.*Use that, or.*does not load/,
+  );
   expect(said.refused).toMatch(/^webgpu: .*the package for it does not load.*no webgl2 here/);
 });

@@ -82,7 +82,11 @@ export class FallbackDevice extends HostDevice {
     super();
     this.backend = backend;
     this.refused = refused;
-    this.info = { name: "gpu", isa: `gpu.js ${backend.name}`, threads: 1 };
+    const { name } = backend;
+    // What was asked for by its name has been refused by nobody.
+    const isSlow = refused.length > 0 && name !== "webgl2";
+    const warning = `no GPU is used: ${name} of gpu.js computes on the processor, many times slower than --device cpu. Use that, or for a GPU its driver (Vulkan on Linux); refused: ${refused.join("; ")}`;
+    this.info = { name: "gpu", isa: `gpu.js ${name}`, threads: 1, ...(isSlow && { warning }) };
   }
 
   allocate(byteLength: number): Place {
