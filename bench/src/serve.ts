@@ -11,7 +11,7 @@ import {
   run,
 } from "@tslm/cli";
 import { z } from "zod";
-import { CONTENDERS, type Contender, isOurs, measureContender, missing } from "./serve/contenders.ts";
+import { CONTENDERS, type Contender, type Given, isOurs, measureContender, missing } from "./serve/contenders.ts";
 import { type Ratio, type Row, ratiosOf, rowOf } from "./serve/figures.ts";
 import type { Measured } from "./serve/measure.ts";
 
@@ -56,7 +56,7 @@ function bench(context: Context) {
       "--contenders <list>",
       `some of ${CONTENDERS.join(", ")}; engine: is without HTTP`,
       listOf(z.enum(CONTENDERS), `of ${CONTENDERS.join(", ")}`),
-      ["bf16", "q8", "q4", "gguf", "llama.cpp"],
+      ["bf16", "q8", "q4", "gguf", "llama.cpp"] satisfies Contender[],
     )
     .action(async ({ model, gguf, llamaServer, threads, streams: counts, tokens, contenders, json }) => {
       const { terminal, signal } = context;
