@@ -18,7 +18,7 @@ import type { TokenBytes } from "../tokenizer/text-stream.ts";
 import { nextTurn } from "../turn.ts";
 import { Answer, type Submission } from "./answer.ts";
 import { type Choosing, chooseAll } from "./choose.ts";
-import { compute } from "./compute.ts";
+import { Computing } from "./compute.ts";
 import { EmbeddingSequence } from "./embedding.ts";
 import { EventQueue } from "./event-queue.ts";
 import { PAGE_ROWS } from "./pages.ts";
@@ -74,6 +74,7 @@ export class Engine implements GenerationEngine {
   readonly #endTokens: readonly number[];
   readonly #proposedTokens: number;
   readonly #cache: CacheRows;
+  readonly #computing: Computing;
   readonly #scheduler: Scheduler;
   readonly #adapters = new Map<string, RowAdapter>();
   /** Adapters that no name leads to but answers still use, and who waits for their end. */
@@ -103,6 +104,7 @@ export class Engine implements GenerationEngine {
     this.#proposedTokens = proposedTokens;
     const cache = new CacheRows(config, pages * PAGE_ROWS, device, { type: cacheType, keyBiases: model.keyBiases });
     this.#cache = cache;
+    this.#computing = new Computing(model, cache);
     this.#scheduler = new Scheduler({ pages, maxRunning, promptRows, promptRowsBeside }, (from, to) =>
       cache.copy([...from], [...to]),
     );
@@ -238,6 +240,8 @@ export class Engine implements GenerationEngine {
     for (const sequence of sequences) this.#scheduler.submit(sequence);
     this.#loop ??= this.#run().finally(() => {
       this.#loop = undefined;
+      // Memory that only steps need.
+      this.#computing.dispose();
     });
   }
 
@@ -281,7 +285,7 @@ export class Engine implements GenerationEngine {
       return Array.from({ length: 1 + proposed.length }, (_, i) => count - 1 + i);
     };
     const wantsHidden = ({ sequence }: Part): boolean => sequence instanceof EmbeddingSequence;
-    const { logits, hidden } = compute(this.#model, this.#cache, { prompts, answers }, wantsLogits, wantsHidden);
+    const { logits, hidden } = this.#computing.compute({ prompts, answers }, wantsLogits, wantsHidden);
     try {
       for (const [{ sequence, count }, states] of hidden) {
         const values = (await states.data()) as Float32Array;

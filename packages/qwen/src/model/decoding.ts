@@ -2,20 +2,23 @@ import { type Device, noGrad, type Segment, scope, type Tensor } from "@tslm/ten
 import { checkPass, type LanguageModel, type Pass, type PlacedPass } from "./pass.ts";
 
 type Recording = ReturnType<NonNullable<Device["record"]>>["recording"];
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+
+/** What passes must have in common for one to be another made again. */
+type Form = Pick<Pass, "segments" | "adapters"> & {
+  readonly cache: NonNullable<Pass["cache"]>;
+  readonly capacity: number;
+};
 
 /** A pass that was recorded: its inputs, which the next one overwrites, and what it gave. */
 interface Recorded {
   readonly recording: Recording;
-  readonly pass: Pass;
-  readonly capacity: number;
   readonly placed: PlacedPass;
   readonly segments: Mutable<Segment>[];
   readonly result: Tensor;
 }
 
-type Mutable<T> = { -readonly [K in keyof T]: T[K] };
-
-/** Recordings that were made for nothing before no more are made. */
+/** Recordings that could not be made again before no more are made. */
 const ATTEMPTS = 3;
 
 /**
@@ -26,8 +29,11 @@ const ATTEMPTS = 3;
 export class Decoding implements Disposable {
   readonly #model: LanguageModel;
   readonly #head: (hidden: Tensor) => Tensor;
+  /** Of the last pass; undefined where it had none that comes again. */
+  #form: Form | undefined;
   #recorded: Recorded | undefined;
   #plain: Tensor | undefined;
+  #isFirst = true;
   #attempts = 0;
 
   /** @param head what is made of the hidden states [rows, hidden] */
@@ -39,16 +45,19 @@ export class Decoding implements Disposable {
   /** What `head` makes of the pass; it is this object's, and good until the next call. */
   run(pass: Pass): Tensor {
     checkPass(pass, this.#model.config);
-    const before = this.#recorded;
-    if (before && fits(before, pass)) {
-      write(before, pass);
-      if (before.recording.replay()) {
-        this.#attempts = 0;
-        return before.result;
-      }
+    const form = formOf(pass);
+    const isAlike = this.#form !== undefined && form !== undefined && alike(this.#form, form);
+    if (isAlike && this.#recorded && write(this.#recorded, pass) && this.#recorded.recording.replay()) {
+      this.#attempts = 0;
+      return this.#recorded.result;
     }
     this.#forget();
-    return this.#record(pass) ?? (this.#plain = this.#compute(() => this.#model.hidden(pass)));
+    // The first one, and later those whose form came twice: where each is another, recording would be for nothing.
+    const isExpected = this.#isFirst || isAlike;
+    this.#isFirst = false;
+    this.#form = form;
+    const recorded = form && isExpected ? this.#record(pass) : undefined;
+    return recorded ?? (this.#plain = this.#compute(() => this.#model.hidden(pass)));
   }
 
   [Symbol.dispose](): void {
@@ -64,15 +73,16 @@ export class Decoding implements Disposable {
 
   #record(pass: Pass): Tensor | undefined {
     const { device } = this.#model;
-    if (!device.record || !this.#model.place || !this.#model.placedHidden || !isPlain(pass)) return undefined;
-    if (this.#attempts++ >= ATTEMPTS) return undefined;
+    if (!device.record || !this.#model.place || !this.#model.placedHidden || this.#attempts >= ATTEMPTS)
+      return undefined;
+    this.#attempts++;
     const segments = pass.segments.map((segment) => ({ ...segment }));
-    const placed = scope(() => this.#model.place!({ ...pass, segments }));
+    const cache = { ...pass.cache!, keyRows: pass.cache!.keyRows && roomFor(pass.cache!.keyRows) };
+    const placed = scope(() => this.#model.place!({ ...pass, segments, cache }));
     for (const tensor of inputs(placed)) tensor.keep();
     try {
       const { result, recording } = device.record(() => this.#compute(() => this.#model.placedHidden!(placed)));
-      const capacity = pass.cache!.store.capacity;
-      this.#recorded = { recording, pass, capacity, placed, segments, result };
+      this.#recorded = { recording, placed, segments, result };
       return result;
     } catch (error) {
       for (const tensor of inputs(placed)) tensor.dispose();
@@ -92,33 +102,46 @@ export class Decoding implements Disposable {
   }
 }
 
-/** Nothing in it is another with each pass but tokens, places and lengths. */
-function isPlain({ cache, adapters, perturb, targets }: Pass): boolean {
-  return cache !== undefined && !cache.keyRows && !adapters?.length && !perturb && !targets;
+/** Undefined where more than tokens, places and lengths is another with each pass. */
+function formOf({ segments, adapters = [], cache, perturb, targets }: Pass): Form | undefined {
+  return cache && !perturb && !targets ? { segments, adapters, cache, capacity: cache.store.capacity } : undefined;
 }
 
-function inputs({ tokens, positions, cache }: PlacedPass): Tensor[] {
-  return [tokens, positions, cache!.slots];
-}
-
-function fits({ pass: before, capacity }: Recorded, pass: Pass): boolean {
+function alike(a: Form, b: Form): boolean {
   return (
-    isPlain(pass) &&
-    pass.tokens.length === before.tokens.length &&
-    pass.cache!.store === before.cache!.store &&
-    pass.cache!.store.capacity === capacity &&
-    pass.segments.length === before.segments.length &&
-    pass.segments.every(({ query, queries }, i) => {
-      return query === before.segments[i]!.query && queries === before.segments[i]!.queries;
-    })
+    a.cache.store === b.cache.store &&
+    a.capacity === b.capacity &&
+    (a.cache.keyRows === undefined) === (b.cache.keyRows === undefined) &&
+    every(a.segments, b.segments, (x, y) => x.query === y.query && x.queries === y.queries) &&
+    every(a.adapters!, b.adapters!, (x, y) => x.adapter === y.adapter && x.first === y.first && x.count === y.count)
   );
 }
 
-function write({ placed, segments }: Recorded, pass: Pass): void {
-  const values = [pass.tokens, pass.positions, pass.cache!.slots];
+function every<T>(a: readonly T[], b: readonly T[], holds: (x: T, y: T) => boolean): boolean {
+  return a.length === b.length && a.every((x, i) => holds(x, b[i]!));
+}
+
+function inputs({ tokens, positions, cache }: PlacedPass): Tensor[] {
+  const { slots, keyRows } = cache!;
+  return keyRows ? [tokens, positions, slots, keyRows] : [tokens, positions, slots];
+}
+
+/** Rows of keys with room for the tokens that follow. */
+function roomFor(keyRows: Int32Array): Int32Array {
+  const rows = new Int32Array(2 ** Math.ceil(Math.log2(keyRows.length + 64)));
+  rows.set(keyRows);
+  return rows;
+}
+
+/** Puts a pass in the place of the recorded one; false where there is no room for its keys. */
+function write({ placed, segments }: Recorded, { tokens, positions, cache, segments: now }: Pass): boolean {
+  const { slots, keyRows } = cache!;
+  const values = keyRows ? [tokens, positions, slots, keyRows] : [tokens, positions, slots];
+  if (keyRows && keyRows.length > placed.cache!.keyRows!.size) return false;
   for (const [i, { device, storage }] of inputs(placed).entries()) {
     const { buffer, byteOffset, byteLength } = values[i]!;
     device.write(storage, 0, new Uint8Array(buffer, byteOffset, byteLength));
   }
-  for (const [i, { key, keys }] of pass.segments.entries()) Object.assign(segments[i]!, { key, keys });
+  for (const [i, { key, keys }] of now.entries()) Object.assign(segments[i]!, { key, keys });
+  return true;
 }
