@@ -3,12 +3,12 @@ import type { DType } from "../../dtype.ts";
 import type { Expr } from "../../expr/expr.ts";
 import { IDENTITY, type Program } from "../../expr/program.ts";
 import { sizeOf } from "../../shape.ts";
-import { coalesce } from "../cpu/iteration.ts";
 import type { View } from "../device.ts";
 import { withoutBlocks } from "./blocks.ts";
 import type { Binding, GpuContext, KernelSource, Word } from "./context.ts";
 import { isWhole, Translation } from "./expression.ts";
 import { fused } from "./fused.ts";
+import { dimensionsOf } from "./reduction.ts";
 import { eachItem, ITEMS, libraryFor, load, parameters, slot, storages, store, written } from "./shader.ts";
 import { type Temporary, temporary } from "./wgsl/views.ts";
 
@@ -147,11 +147,10 @@ export function map(
     }
     return;
   }
-  let { sizes, steps } = coalesce(
+  const { sizes, steps } = dimensionsOf(
     shape,
     views.map((view) => view.strides),
   );
-  if (sizes.length === 0) [sizes, steps] = [[1], views.map(() => [0])];
   const { bindings, letters, places } = bindAll(
     gpu,
     op,

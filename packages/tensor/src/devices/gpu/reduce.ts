@@ -1,12 +1,11 @@
 // Reductions in a fixed order: a result depends on its own elements alone, and on nothing that varies between runs.
 import type { DType } from "../../dtype.ts";
 import type { Program } from "../../expr/program.ts";
-import { sizeOf } from "../../shape.ts";
-import { coalesce } from "../cpu/iteration.ts";
 import type { ReduceKind, View } from "../device.ts";
 import type { GpuContext, KernelSource, Word } from "./context.ts";
 import { accessOf, bindAll, coordinates, numberSlots, numberWords, place } from "./elementwise.ts";
 import { isWhole, Translation } from "./expression.ts";
+import { reductionOf } from "./reduction.ts";
 import { eachGroup, eachItem, ITEMS, libraryFor, load, parameters, slot, storages, store } from "./shader.ts";
 import { joinTeam, teamMemory, teamResult, wholeTeam } from "./team.ts";
 
@@ -103,10 +102,6 @@ function source(form: Form, subgroup: number): KernelSource {
   return { code: `${head}\n${libraryFor(body)}\n${body}`, access: accessOf(letters) };
 }
 
-/** A dimension of size 1 where there is none. */
-const atLeastOne = ({ sizes, steps }: { sizes: number[]; steps: number[][] }) =>
-  sizes.length > 0 ? { sizes, steps } : { sizes: [1], steps: steps.map(() => [0]) };
-
 /** The definition is `Device.reduce`'s. */
 export function reduce(
   gpu: GpuContext,
@@ -117,26 +112,8 @@ export function reduce(
   out: View,
   accumulate = false,
 ): void {
-  const { shape } = out;
-  const dims = [...shape.keys()];
-  const keptDims = dims.filter((d) => out.strides[d] !== 0);
-  const joinedDims = dims.filter((d) => out.strides[d] === 0);
-  const pick = (list: readonly number[], which: readonly number[]): number[] => which.map((d) => list[d]);
-  const kept = atLeastOne(
-    coalesce(
-      pick(shape, keptDims),
-      [out, ...inputs].map(({ strides }) => pick(strides, keptDims)),
-    ),
-  );
-  const joined = atLeastOne(
-    coalesce(
-      pick(shape, joinedDims),
-      inputs.map(({ strides }) => pick(strides, joinedDims)),
-    ),
-  );
-  const [results, elements] = [sizeOf(kept.sizes), sizeOf(joined.sizes)];
+  const { single, kept, joined, results, elements } = reductionOf(inputs, out);
   if (results === 0) return;
-  const single: View = { ...out, shape: shape.map((n, d) => (out.strides[d] === 0 ? 1 : n)) };
   const { bindings, letters, places } = bindAll(gpu, "reduce", inputs, [single]);
   const alongRows = joined.steps.some((steps) => Math.abs(steps.at(-1)!) === 1);
   const form: Form = {

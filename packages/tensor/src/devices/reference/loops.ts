@@ -39,7 +39,8 @@ function join(
   eachRow(shape, views, (offsets) => loop(arrays, offsets, steps, shape.at(-1)!, params));
 }
 
-const START: { readonly [K in ReduceKind]: number } = {
+/** What a reduction of nothing gives. */
+export const REDUCE_START: { readonly [K in ReduceKind]: number } = {
   sum: 0,
   max: Number.NEGATIVE_INFINITY,
   min: Number.POSITIVE_INFINITY,
@@ -57,7 +58,7 @@ export function reduce(
 ): void {
   const kept = out.shape.map((n, d) => (out.strides[d] === 0 ? 1 : n));
   const result = { ...out, shape: kept };
-  const total = accumulate ? load(host, result) : new Float64Array(sizeOf(kept)).fill(START[kind]);
+  const total = accumulate ? load(host, result) : new Float64Array(sizeOf(kept)).fill(REDUCE_START[kind]);
   let step = 1;
   const strides = kept.map(() => 0);
   for (let d = kept.length - 1; d >= 0; d--) {

@@ -7,7 +7,7 @@ import { constant, type Expr, input, select, sigmoid } from "../../../expr/expr.
 import { Program } from "../../../expr/program.ts";
 import { Storage } from "../../../memory.ts";
 import { contiguousStrides, sizeOf } from "../../../shape.ts";
-import { coalesce, isDense } from "../../cpu/iteration.ts";
+import { isDense } from "../../cpu/iteration.ts";
 import type {
   AdamWArgs,
   DeviceInfo,
@@ -19,6 +19,8 @@ import type {
   View,
 } from "../../device.ts";
 import { HostDevice } from "../../reference/host-device.ts";
+import { REDUCE_START } from "../../reference/loops.ts";
+import { dimensionsOf, reductionOf } from "../reduction.ts";
 import { type Backend, type Handle, MOST_ELEMENTS, type Source } from "./backend.ts";
 import {
   argmaxSource,
@@ -37,12 +39,6 @@ export { MOST_ELEMENTS } from "./backend.ts";
 
 /** Textures that one WebGL 2 shader may read, by the standard's minimum. */
 const MOST_ARRAYS = 16;
-
-const START: { readonly [K in ReduceKind]: number } = {
-  sum: 0,
-  max: Number.NEGATIVE_INFINITY,
-  min: Number.POSITIVE_INFINITY,
-};
 
 const turned = (view: View): View => ({
   ...view,
@@ -212,11 +208,10 @@ export class FallbackDevice extends HostDevice {
       return;
     }
     const root: Expr = accumulate ? program.root.add(input(inputs.length)) : program.root;
-    let { sizes, steps } = coalesce(
+    const { sizes, steps } = dimensionsOf(
       out.shape,
       views.map(({ strides }) => strides),
     );
-    if (sizes.length === 0) [sizes, steps] = [[1], views.map(() => [0])];
     const rank = sizes.length;
     const numbers = [
       ...sizes,
@@ -236,29 +231,18 @@ export class FallbackDevice extends HostDevice {
     out: View,
     accumulate = false,
   ): void {
-    const single: View = { ...out, shape: out.shape.map((n, d) => (out.strides[d] === 0 ? 1 : n)) };
-    const count = sizeOf(out.shape) / Math.max(1, sizeOf(single.shape));
+    const { single, kept, joined, elements, results } = reductionOf(inputs, out);
     const floats = inputs.every(({ dtype }) => dtype !== "i32");
-    const arrays = floats && !accumulate && count > 0 && this.#takes(single) ? this.#arrays(inputs) : undefined;
-    if (sizeOf(single.shape) === 0) return;
+    const arrays = floats && !accumulate && elements > 0 && this.#takes(single) ? this.#arrays(inputs) : undefined;
+    if (results === 0) return;
     if (!arrays) {
       super.reduce(kind, program, params, inputs, out, accumulate);
       return;
     }
-    const part = (dims: number[]) => {
-      const plan = coalesce(
-        dims.map((d) => out.shape[d]),
-        inputs.map(({ strides }) => dims.map((d) => strides[d])),
-      );
-      return plan.sizes.length > 0 ? plan : { sizes: [1], steps: inputs.map(() => [0]) };
-    };
-    const dims = [...out.shape.keys()];
-    const kept = part(dims.filter((d) => out.strides[d] !== 0));
-    const joined = part(dims.filter((d) => out.strides[d] === 0));
     const { root } = program;
     const numbers = [
-      ...[count, partsOf(count), START[kind], ...kept.sizes, ...joined.sizes],
-      ...inputs.flatMap((view, v) => [view.offset, ...kept.steps[v], ...joined.steps[v]]),
+      ...[elements, partsOf(elements), REDUCE_START[kind], ...kept.sizes, ...joined.sizes],
+      ...inputs.flatMap((view, v) => [view.offset, ...kept.steps[v + 1], ...joined.steps[v]]),
       ...params,
       ...constantsOf(root),
     ];
@@ -274,8 +258,7 @@ export class FallbackDevice extends HostDevice {
       super.argmax(x, out);
       return;
     }
-    let { sizes, steps } = coalesce(x.shape.slice(0, -1), [x.strides.slice(0, -1)]);
-    if (sizes.length === 0) [sizes, steps] = [[1], [[0]]];
+    const { sizes, steps } = dimensionsOf(x.shape.slice(0, -1), [x.strides.slice(0, -1)]);
     const numbers = [x.shape.at(-1)!, x.strides.at(-1)!, ...sizes, x.offset, ...steps[0]];
     this.#make(`argmax ${sizes.length}`, () => argmaxSource(sizes.length), arrays, numbers, out);
   }
