@@ -31,6 +31,7 @@ export type {
   LinearCrossEntropyArgs,
   MatmulOptions,
   RandomKey,
+  Recording,
   ReduceKind,
   RowsKind,
   Segment,

@@ -8,6 +8,8 @@ import { nextTurn } from "./turn.ts";
 
 /** A pass is measured on so many of its rows at most: from there on a processor computes as fast as it can. */
 const MEASURED_ROWS = 512;
+/** Rows of the pass that touches memory first, at most: nobody waits for much more before a training begins. */
+const TOUCHING_ROWS = 2048;
 /** Passes whose operations differ by less than this factor take times in proportion to them. */
 const ALIKE = 1.3;
 /**
@@ -129,9 +131,10 @@ async function measure(run: PlannedRun, passes: readonly Pass[], recomputed: boo
   );
   const largest = chosen[chosen.length - 1];
   // Once for nothing: kernels are made, weights are read from the disk. A page of memory that is touched for the first time costs up to
-  // 20 times what it costs later, and more or less of that as the system had it at hand: so the largest pass, whole, touches all of them.
+  // 20 times what it costs later, and more or less of that as the system had it at hand: so the largest pass touches all of them.
   await timePass(run, firstRows(chosen[0].sequences, 16));
-  await timePass(run, passes.reduce((a, b) => (b.flops > a.flops ? b : a)).sequences);
+  const most = passes.reduce((a, b) => (b.flops > a.flops ? b : a));
+  await timePass(run, firstRows(most.sequences, TOUCHING_ROWS));
   const measured: MeasuredPass[] = [];
   for (const { sequences, flops } of chosen) {
     const times: number[] = [];

@@ -1,7 +1,6 @@
-import { type Device, noGrad, type Segment, scope, type Tensor } from "@tslm/tensor";
+import { noGrad, type Recording, type Segment, scope, type Tensor } from "@tslm/tensor";
 import { checkPass, type LanguageModel, type Pass, type PlacedPass } from "./pass.ts";
 
-type Recording = ReturnType<NonNullable<Device["record"]>>["recording"];
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 
 /** What passes must have in common for one to be another made again. */

@@ -2,6 +2,7 @@ import { noGrad } from "../autograd.ts";
 import { zeros } from "../creation.ts";
 import { Program } from "../expr/program.ts";
 import { scope } from "../memory.ts";
+import { reciprocal } from "../ops/math.ts";
 import { broadcastView } from "../ops/views.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -22,7 +23,7 @@ export function clipGradNorm(params: readonly Tensor[], maxNorm: number): { norm
         grad.device.reduce("sum", SQUARE, [], [flat], broadcastView(total, flat.shape), true);
       }
       const norm = total.sqrt();
-      return { norm, gradScale: norm.add(1e-6).pow(-1).mul(maxNorm).minimum(1) };
+      return { norm, gradScale: reciprocal(norm.add(1e-6)).mul(maxNorm).minimum(1) };
     }),
   );
 }

@@ -124,22 +124,18 @@ export class CpuContext {
     else this.scratch(bytes, lend);
   }
 
-  /** Runs `body` and has its calls recorded. */
-  record<T>(recording: CpuRecording, body: () => T): T {
-    return this.#withRecording(recording, body);
-  }
-
   /**
    * Does what is more than running kernels on addresses: reading or writing memory here, or choosing by what it holds. A
    * recording does it again as a whole.
    */
   onHost(step: () => void): void {
     this.#recording?.did(step);
-    if (this.#recording) this.#withRecording(undefined, step);
+    if (this.#recording) this.record(undefined, step);
     else step();
   }
 
-  #withRecording<T>(recording: CpuRecording | undefined, body: () => T): T {
+  /** Runs `body` and has its calls recorded, or not. */
+  record<T>(recording: CpuRecording | undefined, body: () => T): T {
     const before = this.#recording;
     this.#recording = recording;
     this.kernels.recording = recording;
