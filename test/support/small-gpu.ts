@@ -18,7 +18,7 @@ export function limitGpuMemory(bytes: number): void {
     const invalid = createBuffer.call(this, { ...descriptor, usage: 0 });
     void this.popErrorScope();
     const error = new GPUOutOfMemoryError(`no room for ${descriptor.size} bytes`);
-    setTimeout(() => this.onuncapturederror?.({ error } as GPUUncapturedErrorEvent), 0);
+    setTimeout(() => this.onuncapturederror?.({ error } as unknown as GPUUncapturedErrorEvent), 0);
     return invalid;
   };
   GPUBuffer.prototype.destroy = function () {
