@@ -48,7 +48,12 @@ function termsOf(precision: Precision): Terms {
 /** Bytes of a constant that kernels may read: a vector's width several times over. */
 export const CONSTANT_BYTES = 1024;
 
-const freed = (op: string) => new DeviceError(op, "a tensor was used after its memory was freed");
+/** @throws DeviceError where its memory is gone */
+function alive({ handle }: Storage, op: string): Block {
+  const block = handle as Block;
+  if (block.address || block.source) return block;
+  throw new DeviceError(op, "a tensor was used after its memory was freed");
+}
 
 export class CpuContext {
   readonly runtime: Runtime;
@@ -192,18 +197,19 @@ export class CpuContext {
     block.address = 0;
   }
 
-  bytes(storage: Storage): Uint8Array {
-    const block = storage.handle as Block;
+  #touch(storage: Storage): Block {
     this.touched();
-    if (block.address === 0 && block.source === undefined) throw freed("read");
+    return alive(storage, "read");
+  }
+
+  bytes(storage: Storage): Uint8Array {
+    const block = this.#touch(storage);
     return (block.arrays.u8 ??= block.source ?? this.memory.u8(block.address, block.bytes)) as Uint8Array;
   }
 
   /** The storage of a view as elements of its type. */
   array(view: View): TypedArray {
-    const block = view.storage.handle as Block;
-    this.touched();
-    if (block.address === 0 && block.source === undefined) throw freed("read");
+    const block = this.#touch(view.storage);
     let array = block.arrays[view.dtype];
     if (array === undefined) {
       const { buffer, byteOffset, byteLength } = this.bytes(view.storage);
@@ -230,8 +236,7 @@ export class CpuContext {
 
   /** @throws DeviceError unless the whole view lies in its living storage */
   check(view: View, op: string): void {
-    const block = view.storage.handle as Block;
-    if (block.address === 0 && block.source === undefined) throw freed(op);
+    const block = alive(view.storage, op);
     let first = view.offset;
     let last = view.offset;
     for (let d = 0; d < view.shape.length; d++) {

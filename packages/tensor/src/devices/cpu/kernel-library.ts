@@ -5,7 +5,7 @@ import { emitWasm } from "./emit/wasm.ts";
 import { type ArgumentTypes, type ArgumentValues, buildKernel, type Kernel, writeArguments } from "./lang/kernel.ts";
 import { AVX2, type Target, WASM } from "./lang/target.ts";
 import type { Tier } from "./machine-code.ts";
-import type { CpuRecording, KernelCall } from "./recording.ts";
+import type { CpuRecording } from "./recording.ts";
 import type { Isa, KernelIndex, Runtime } from "./runtime/index.ts";
 
 const TIERS: { readonly [I in Isa]?: Tier } = {
@@ -39,12 +39,8 @@ export class KernelLibrary {
     this.call(index, kernel.name, items, chunk);
   }
 
-  /** Runs a kernel whose arguments are written at an address. */
-  again({ kernel, name, args, items, chunk }: KernelCall): void {
-    this.call(kernel, name, items, chunk, args);
-  }
-
-  private call(kernel: KernelIndex, name: string, items: number, chunk: number, args?: number): void {
+  /** Runs a kernel whose arguments are written: where `run` writes them, or at an address. */
+  call(kernel: KernelIndex, name: string, items: number, chunk: number, args?: number): void {
     if (!debug.timings) {
       this.runtime.run(kernel, items, chunk, args);
       return;

@@ -132,7 +132,7 @@ export class CpuRecording implements Recording {
     const { kernels } = this.#cpu;
     for (const step of this.#steps) {
       if (typeof step === "function") step();
-      else kernels.again(step);
+      else kernels.call(step.kernel, step.name, step.items, step.chunk, step.args);
     }
     return true;
   }
