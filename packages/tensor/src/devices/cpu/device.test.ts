@@ -19,7 +19,7 @@ describe.each(devices.map((device) => [device.info.isa, device] as const))("cpu 
   const pair = new Pair(device);
   const make = (spec: ViewSpec) => pair.make(spec);
 
-  test("programs of any number of operands and living values; those without vector code", async () => {
+  test("programs of any number of operands and living values; the sine of one, small enough that its rounding counts alone", async () => {
     for (const n of [2, 8, 24, 60]) {
       const program = Program.of(n, 3, (x, p) => {
         const kept = x.map((value) => value.mul(0.1).exp());
@@ -33,7 +33,7 @@ describe.each(devices.map((device) => [device.info.isa, device] as const))("cpu 
         );
         return kept.reduce((sum, value) => sum.add(value.tanh()), mixed);
       });
-      for (const body of [program, Program.from(program.root.sin(), n, 3)]) {
+      for (const body of [program, Program.from(program.root.mul(0.01).sin(), n, 3)]) {
         const strides = (i: number) =>
           [
             [1, 0],
