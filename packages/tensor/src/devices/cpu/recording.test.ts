@@ -185,3 +185,19 @@ test.skipIf(best.info.isa === "wasm")("a recording gives all its memory back", (
   const first = round();
   for (let i = 0; i < 5; i++) expect(round()).toBe(first);
 });
+
+test("a recording is not made again once the memory that its kernels share has moved", async () => {
+  const device = new CpuDevice({ threads: 1 });
+  const { forward, set } = layer(device);
+  set(1, 0);
+  for (const t of Object.values(forward())) t.dispose();
+  const { result, recording } = device.record!(forward);
+  const known = recording.repeatable;
+  const [x, weight] = [zeros([64, 8192], { device }).keep(), zeros([8, 8192], { device }).keep()];
+  // A wide low-rank product needs more of it than anything before.
+  noGrad(() => scope(() => loraLinear(x, { weight, loraA: weight, loraB: zeros([8, 8], { device }), scaling: 1 })));
+  expect([known, recording.repeatable, recording.replay()]).toEqual([true, false, false]);
+  for (const t of [result.scores, result.best, x, weight]) t.dispose();
+  recording.dispose();
+  await device.dispose();
+});
