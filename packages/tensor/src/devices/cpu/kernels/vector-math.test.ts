@@ -63,6 +63,8 @@ for (const machine of machines) {
         // Next to multiples of π/2: the first ones, and the nearest that an f32 comes to any.
         ...[1, 2, 3, 4, 100].map((quarters) => (quarters * Math.PI) / 2),
         ...[3045577981952, 1.2614587862244266e38, 16367173 * 2 ** 72],
+        // Where the greatest errors of sine and cosine were found once.
+        ...[2.6150000635955246e24, 4378920753299456, 6.134122900485995e24, 25543201026585133000],
         3.4028234663852886e38,
         Number.POSITIVE_INFINITY,
         Number.NEGATIVE_INFINITY,

@@ -248,7 +248,7 @@ function sineAfter(k: Builder, x: VF, quarters: 0 | 1): VF {
   // The large terms alone, then what their rounding and the angle's left out.
   const half = square.mul(0.5);
   const most = k.vector(1).sub(half);
-  const sine = r.add(polynomial(k, square, SIN).fma(square.mul(r), rest));
+  const sine = r.add(polynomial(k, square, SIN).fma(square.mul(r), rest.mul(most)));
   const fourth = polynomial(k, square, COS).mul(square).mul(square);
   const cosine = most.add(k.vector(1).sub(most).sub(half).add(r.fnma(rest, fourth)));
   const value = place.and(1).compare("eq", 0).select(sine, cosine);
