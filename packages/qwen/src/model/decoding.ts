@@ -6,7 +6,6 @@ type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 /** What passes must have in common for one to be another made again. */
 type Form = Pick<Pass, "segments" | "adapters"> & {
   readonly cache: NonNullable<Pass["cache"]>;
-  readonly capacity: number;
 };
 
 /** A pass that was recorded: its inputs, which the next one overwrites, and what it gave. */
@@ -103,13 +102,13 @@ export class Decoding implements Disposable {
 
 /** Undefined where more than tokens, places and lengths is another with each pass. */
 function formOf({ segments, adapters = [], cache, perturb, targets }: Pass): Form | undefined {
-  return cache && !perturb && !targets ? { segments, adapters, cache, capacity: cache.store.capacity } : undefined;
+  return cache && !perturb && !targets ? { segments, adapters, cache } : undefined;
 }
 
+/** Where a cache has grown since, the recording itself knows that its memory is gone. */
 function alike(a: Form, b: Form): boolean {
   return (
     a.cache.store === b.cache.store &&
-    a.capacity === b.capacity &&
     (a.cache.keyRows === undefined) === (b.cache.keyRows === undefined) &&
     every(a.segments, b.segments, (x, y) => x.query === y.query && x.queries === y.queries) &&
     every(a.adapters!, b.adapters!, (x, y) => x.adapter === y.adapter && x.first === y.first && x.count === y.count)

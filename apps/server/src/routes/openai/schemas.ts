@@ -289,13 +289,17 @@ const call = z.object({
 });
 const finishReason = z.enum(["stop", "length", "tool_calls"]);
 
-export const chatCompletion = z
-  .object({
-    id: z.string(),
+/** What every answer says of itself, and every piece of one. */
+const head = z.object({
+  id: z.string(),
+  created: z.int(),
+  model: z.string(),
+  system_fingerprint: z.string().nullable(),
+});
+
+export const chatCompletion = head
+  .extend({
     object: z.literal("chat.completion"),
-    created: z.int(),
-    model: z.string(),
-    system_fingerprint: z.string().nullable(),
     choices: z.array(
       z.object({
         index: z.int(),
@@ -314,12 +318,8 @@ export const chatCompletion = z
   .openapi("ChatCompletion");
 
 /** What each piece of a stream brings; the last one, where usage was asked for, has no choices. */
-export const chatCompletionChunk = z.object({
-  id: z.string(),
+export const chatCompletionChunk = head.extend({
   object: z.literal("chat.completion.chunk"),
-  created: z.int(),
-  model: z.string(),
-  system_fingerprint: z.string().nullable(),
   choices: z.array(
     z.object({
       index: z.int(),
@@ -344,40 +344,21 @@ const completionLogprobs = z.object({
   text_offset: z.array(z.int()),
 });
 
-export const completion = z
-  .object({
-    id: z.string(),
-    object: z.literal("text_completion"),
-    created: z.int(),
-    model: z.string(),
-    system_fingerprint: z.string().nullable(),
-    choices: z.array(
-      z.object({
-        index: z.int(),
-        text: z.string(),
-        logprobs: completionLogprobs.nullable(),
-        finish_reason: finishReason,
-      }),
-    ),
-    usage,
-  })
+const completionChoice = z.object({
+  index: z.int(),
+  text: z.string(),
+  logprobs: completionLogprobs.nullable(),
+  finish_reason: finishReason,
+});
+
+export const completion = head
+  .extend({ object: z.literal("text_completion"), choices: z.array(completionChoice), usage })
   .openapi("Completion");
 
 /** As {@link chatCompletionChunk}. */
-export const completionChunk = z.object({
-  id: z.string(),
+export const completionChunk = head.extend({
   object: z.literal("text_completion"),
-  created: z.int(),
-  model: z.string(),
-  system_fingerprint: z.string().nullable(),
-  choices: z.array(
-    z.object({
-      index: z.int(),
-      text: z.string(),
-      logprobs: completionLogprobs.nullable(),
-      finish_reason: finishReason.nullable(),
-    }),
-  ),
+  choices: z.array(completionChoice.extend({ finish_reason: finishReason.nullable() })),
   usage: usage.nullable().optional(),
 });
 
