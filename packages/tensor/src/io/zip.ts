@@ -119,11 +119,13 @@ export async function readZip(bytes: Uint8Array, file: string): Promise<ZipEntry
   const r = new Reader(file, bytes);
   const { count, offset, end } = directory(r);
   const entries: Entry[] = [];
+  const names = new Set<string>();
   let at = offset;
   for (let i = 0; i < count; i++) {
     const { next, ...entry } = readEntry(r, at);
     if (next > end) fail(file, at, "the directory reaches past its end");
-    if (entries.some((other) => other.name === entry.name)) fail(file, at, `${entry.name} stands there twice`);
+    if (names.has(entry.name)) fail(file, at, `${entry.name} stands there twice`);
+    names.add(entry.name);
     entries.push(entry);
     at = next;
   }
