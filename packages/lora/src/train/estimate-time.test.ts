@@ -129,6 +129,29 @@ describe("the time that is said is the time that it takes", () => {
   });
 });
 
+test("memory is touched before anything is measured: by the largest pass, whole up to 2,048 rows", async () => {
+  const first: number[][] = [];
+  for (const lengths of [
+    [20, 900, 300],
+    [20, 2500, 300],
+  ]) {
+    const rows: number[] = [];
+    cost = {
+      pass: (count) => {
+        rows.push(count);
+        return count;
+      },
+      step: 1,
+    };
+    await sayAndDo(lengths, { epochs: 1, gradAccum: 1, tokensPerPass: 8192 });
+    first.push(rows.slice(0, 2));
+  }
+  expect(first).toEqual([
+    [16, 900],
+    [16, 2048],
+  ]);
+});
+
 test("seconds between measured passes lie on a straight line, beyond them in proportion", () => {
   const measured = [
     { flops: 10, seconds: 4 },

@@ -196,6 +196,7 @@ describe("what is no such file is refused with the byte at which it is none", ()
     ["sizes that differ", npz.with(directory(npz) + 24, 5), "a.npy is not packed, but its sizes differ"],
     ["one that unpacks to less", packed.with(directory(packed) + 24, packed[directory(packed) + 24] + 1), "bytes, not"],
     ["one that reaches into the directory", longer(npz, secondEntry(npz)), "b.npy reaches into the directory"],
+    ["a name twice", npz.with(secondEntry(npz) + 46, "a".charCodeAt(0)), "a.npy stands there twice"],
     ["a place that is none", npz.with(directory(npz) + 42, 9), "the header of a.npy is missing"],
   ];
   for (const [name, bytes, message] of archives) {
