@@ -51,12 +51,12 @@ export async function estimateSeconds(run: PlannedRun, recomputed: boolean): Pro
   if (recomputed) model.recompute = true;
   Object.assign(lora.dropout, { training: true, step: 1 });
   try {
-    const { measured, optimizer, once } = await measure(run, [...trained, ...evaluated], recomputed);
+    const { measured, optimizer } = await measure(run, [...trained, ...evaluated], recomputed);
     const epoch = sum(trained, ({ flops }) => secondsOfPass(flops, measured)) + steps.length * optimizer;
     const evaluation = sum(evaluated, (pass) => {
       return secondsOfPass(pass.flops, measured) * (flopsOf(run, pass.sequences, recomputed, false) / pass.flops);
     });
-    return once + settings.epochs * epoch + evaluations.filter(Boolean).length * evaluation;
+    return settings.epochs * epoch + evaluations.filter(Boolean).length * evaluation;
   } finally {
     lora.dropout.training = false;
     if (recomputed) model.recompute = before;
@@ -118,8 +118,6 @@ interface Measured {
   measured: MeasuredPass[];
   /** Seconds of the change of the weights in a step. */
   optimizer: number;
-  /** Seconds of what comes with the first change of the weights. */
-  once: number;
 }
 
 async function measure(run: PlannedRun, passes: readonly Pass[], recomputed: boolean): Promise<Measured> {
@@ -131,10 +129,12 @@ async function measure(run: PlannedRun, passes: readonly Pass[], recomputed: boo
   );
   const largest = chosen[chosen.length - 1];
   // Once for nothing: kernels are made, weights are read from the disk. A page of memory that is touched for the first time costs up to
-  // 20 times what it costs later, and more or less of that as the system had it at hand: so the largest pass touches all of them.
-  await timePass(run, firstRows(chosen[0].sequences, 16));
+  // 20 times what it costs later, and more or less of that as the system had it at hand: so the largest pass, beside all that the
+  // optimiser keeps, touches as much as the training will.
+  const few = firstRows(chosen[0].sequences, 16);
+  await timePass(run, few);
   const most = passes.reduce((a, b) => (b.flops > a.flops ? b : a));
-  await timePass(run, firstRows(most.sequences, TOUCHING_ROWS));
+  const optimizer = await timeOptimizer(run, few, () => timePass(run, firstRows(most.sequences, TOUCHING_ROWS)));
   const measured: MeasuredPass[] = [];
   for (const { sequences, flops } of chosen) {
     const times: number[] = [];
@@ -145,8 +145,7 @@ async function measure(run: PlannedRun, passes: readonly Pass[], recomputed: boo
     }
     measured.push({ flops, seconds: Math.min(...times) });
   }
-  const { step, once } = await timeOptimizer(run, firstRows(chosen[0].sequences, 16));
-  return { measured, optimizer: step, once };
+  return { measured, optimizer };
 }
 
 /** The first sequences that have so many rows together, the last of them cut. */
@@ -173,30 +172,32 @@ async function timePass(run: PlannedRun, sequences: readonly TrainingSequence[])
 }
 
 /**
- * Seconds of clipping the gradient and changing the weights, as at each step, and of what comes with the first one. At a rate of
- * 0 nothing changes.
+ * Seconds of clipping the gradient and changing the weights, as at each step but the first; at a rate of 0 nothing changes.
+ *
+ * @param beside is done while all that the optimiser keeps is there
  */
 async function timeOptimizer(
   run: PlannedRun,
   sequences: readonly TrainingSequence[],
-): Promise<{ step: number; once: number }> {
+  beside: () => Promise<unknown>,
+): Promise<number> {
   const parameters = run.lora.parameters();
-  await computePass(run, sequences);
-  let optimizer: AdamW | undefined;
+  const optimizer = new AdamW(parameters, { lr: 0 });
   try {
+    await computePass(run, sequences);
     const change = async (): Promise<void> => {
-      optimizer ??= new AdamW(parameters, { lr: 0 });
       const { norm, gradScale } = scope(() => noGrad(() => clipGradNorm(parameters, 1)));
       await norm.data();
       optimizer.step(gradScale);
       norm.dispose();
       gradScale.dispose();
     };
-    const first = await timed(run, change);
-    const step = await timed(run, change);
-    return { step, once: Math.max(0, first - step) };
+    await timed(run, change);
+    const seconds = await timed(run, change);
+    await beside();
+    return seconds;
   } finally {
-    optimizer?.dispose();
+    optimizer.dispose();
     dropGradients(run);
   }
 }
